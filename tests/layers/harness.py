@@ -1,0 +1,127 @@
+"""The checks that every layer has to pass, whatever it computes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+def run_layer_test(
+    layer_class: type[tf.keras.layers.Layer],
+    init_kwargs: dict[str, Any],
+    inputs: Sequence[np.ndarray],
+    weight_shapes: Sequence[tuple[int, ...]],
+    output_shape: tuple[int, ...],
+    directory: Path,
+    mixed_tolerance: float = 0.05,
+) -> None:
+    """Runs a layer through all it meets in a model's life.
+
+    Args:
+        layer_class: the class.
+        init_kwargs: its arguments.
+        inputs: the arguments of a call, in order; axis 0 is the batch.
+        weight_shapes: shapes of the weights, in order of creation.
+        output_shape: shape of the output for `inputs`.
+        directory: an empty directory to save in.
+        mixed_tolerance: how far mixed precision may be from float32.
+    """
+    tf.keras.utils.set_random_seed(1)
+    _check_config(layer_class, init_kwargs)
+    layer = layer_class(**init_kwargs)
+    assert layer.weights == [], "weights before build"
+    expected = layer(*inputs)
+    assert [tuple(w.shape) for w in layer.weights] == list(weight_shapes)
+    assert len({w.name for w in layer.weights}) == len(layer.weights)
+    # Zeros hide what a zero-initialised weight does.
+    rng = np.random.default_rng(2)
+    layer.set_weights([rng.normal(0, 0.5, w.shape) for w in layer.weights])
+    expected = layer(*inputs)
+    assert len(layer.weights) == len(weight_shapes), "weights after build"
+    assert tuple(expected.shape) == output_shape
+    assert expected.dtype == tf.float32
+    assert np.isfinite(expected).all()
+    assert np.any(expected)
+
+    compiled = tf.function(layer, jit_compile=True)(*map(tf.constant, inputs))
+    np.testing.assert_allclose(compiled, expected, rtol=1e-5, atol=1e-6)
+    _check_mixed_precision(layer, inputs, expected, mixed_tolerance)
+
+    symbolic = [tf.keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]
+    model = tf.keras.Model(symbolic, layer(*symbolic))
+    assert model.output_shape == (None, *output_shape[1:])
+    np.testing.assert_allclose(model(list(inputs)), expected, rtol=1e-5, atol=1e-6)
+    first_row = model([x[:1] for x in inputs])  # another batch size
+    np.testing.assert_allclose(first_row, expected[:1], rtol=1e-4, atol=1e-5)
+    _check_saving(model, layer_class, inputs, directory)
+    _check_fit(model, inputs, expected)
+
+
+def _check_config(
+    layer_class: type[tf.keras.layers.Layer], init_kwargs: dict[str, Any]
+) -> None:
+    layer = layer_class(**init_kwargs)
+    config = json.loads(json.dumps(layer.get_config()))
+    again = layer_class.from_config(config)
+    assert again.get_config() == layer.get_config()
+    for argument, parameter in inspect.signature(layer_class).parameters.items():
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            assert argument in config, f"{argument} is missing in the config"
+            assert getattr(again, argument) == getattr(layer, argument)
+    registered = tf.keras.utils.get_registered_name(layer_class)
+    assert registered == f"tfrs_prerank>{layer_class.__name__}"
+
+
+def _check_mixed_precision(
+    layer: tf.keras.layers.Layer,
+    inputs: Sequence[np.ndarray],
+    expected: tf.Tensor,
+    tolerance: float,
+) -> None:
+    for policy in ("mixed_float16", "mixed_bfloat16"):
+        config = {**layer.get_config(), "dtype": policy}
+        mixed = type(layer).from_config(config)
+        mixed(*inputs)
+        mixed.set_weights(layer.get_weights())
+        output = mixed(*inputs)
+        assert output.dtype == tf.keras.mixed_precision.Policy(policy).compute_dtype
+        assert all(w.dtype == tf.float32 for w in mixed.weights)
+        np.testing.assert_allclose(
+            tf.cast(output, tf.float32), expected, rtol=tolerance, atol=tolerance
+        )
+
+
+def _check_saving(
+    model: tf.keras.Model,
+    layer_class: type[tf.keras.layers.Layer],
+    inputs: Sequence[np.ndarray],
+    directory: Path,
+) -> None:
+    expected = model(list(inputs))
+    for path in (directory / "model.keras", directory / "saved_model"):
+        model.save(path)
+        assert path.is_file() or (path / "saved_model.pb").is_file()
+        restored = tf.keras.models.load_model(path)
+        assert isinstance(restored.layers[-1], layer_class), path
+        np.testing.assert_allclose(
+            restored(list(inputs)), expected, rtol=1e-5, atol=1e-6
+        )
+
+
+def _check_fit(
+    model: tf.keras.Model, inputs: Sequence[np.ndarray], output: tf.Tensor
+) -> None:
+    before = model.get_weights()
+    model.compile("adam", "mse")
+    history = model.fit(list(inputs), output + 1.0, epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    after = model.get_weights()
+    assert all(np.isfinite(w).all() for w in after)
+    for old, new in zip(before, after, strict=True):
+        assert np.any(old != new), "a weight got no gradient"

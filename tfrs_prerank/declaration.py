@@ -1,0 +1,236 @@
+"""Frozen, validated dataclasses: how every piece of configuration is written.
+
+What belongs here: the decorator `declaration`, reading one from a mapping (YAML) and
+writing it back. What does not: any particular declaration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as validated_dataclass
+
+T = TypeVar("T")
+
+
+class ConfigurationError(ValueError):
+    """A declaration or a configuration file is wrong; the message is one line."""
+
+
+@dataclass_transform(frozen_default=True)
+def declaration(cls: type[T]) -> type[T]:
+    """Makes a class a frozen dataclass whose fields are checked on construction.
+
+    Unknown fields are refused. Errors are one line that names the field, the value
+    received and what is wanted.
+
+    Args:
+      cls: a class with annotated fields.
+
+    Returns:
+      The dataclass.
+
+    Example:
+
+    >>> from tfrs_prerank.declaration import declaration
+    >>> @declaration
+    ... class Window:
+    ...     days: int = 30
+    >>> Window(days=7)
+    Window(days=7)
+    >>> Window(days="long")
+    Traceback (most recent call last):
+    tfrs_prerank.declaration.ConfigurationError: Window.days: input should be a valid \
+integer, unable to parse string as an integer. Received: 'long'
+    """
+    made: Any = validated_dataclass(
+        frozen=True, config=ConfigDict(extra="forbid", validate_default=True)
+    )(cls)
+    validated_init = made.__init__
+
+    @functools.wraps(validated_init)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            validated_init(self, *args, **kwargs)
+        except ValidationError as error:
+            message = _one_line(error, cls.__name__, cls)
+            raise ConfigurationError(message) from None
+
+    made.__init__ = init
+    return made
+
+
+def from_mapping(kind: Any, value: Any, where: str) -> Any:
+    """Reads a declaration (or a union or tuple of them) from plain YAML values.
+
+    Args:
+      kind: the type to read.
+      value: mappings, lists and scalars, as `yaml.safe_load` gives them.
+      where: what errors call the whole, such as a file name or a section.
+
+    Returns:
+      An instance of `kind`.
+
+    Raises:
+      ConfigurationError: a key is unknown (the nearest known one is named) or a value
+        is not what the field wants.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise ConfigurationError(_one_line(error, where, kind)) from None
+
+
+def to_mapping(value: Any) -> Any:
+    """Writes a declaration as plain YAML values, leaving out fields at their default.
+
+    Args:
+      value: a declaration, or a list, tuple or dict of them, or a scalar.
+
+    Returns:
+      Mappings, lists and scalars. `from_mapping` reads them back to an equal value.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        mapping = {}
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            # The tag that tells members of a union apart is written always.
+            if field.name == "kind" or not _is_default(field, item):
+                mapping[field.name] = to_mapping(item)
+        return mapping
+    if isinstance(value, Mapping):
+        return {key: to_mapping(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_mapping(item) for item in value]
+    return value
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Reads a YAML file.
+
+    Args:
+      path: the file.
+
+    Returns:
+      What the file holds, as mappings, lists and scalars.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ConfigurationError: the file is not YAML; the line is named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration file at {path}")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        text = " ".join(str(error).split())
+        raise ConfigurationError(f"{path} is not valid YAML: {text}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not UTF-8 text: {error}") from None
+
+
+def write_yaml(path: str | Path, value: Any) -> None:
+    """Writes plain values as a YAML file with keys in the given order.
+
+    Args:
+      path: the file to write.
+      value: mappings, lists and scalars.
+    """
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def nearest(name: str, known: Any) -> str:
+    """Says which known name a wrong one probably means.
+
+    Args:
+      name: the wrong name.
+      known: the names that exist.
+
+    Returns:
+      A clause to end an error message with.
+    """
+    known = sorted(str(item) for item in known)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(known)}"
+
+
+def _is_default(field: dataclasses.Field[Any], item: Any) -> bool:
+    if field.default is not dataclasses.MISSING:
+        return item == field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return item == field.default_factory()
+    return False
+
+
+def _one_line(error: ValidationError, where: str, kind: Any) -> str:
+    """Puts the first finding of a validation error on one line."""
+    first = error.errors()[0]
+    location = where
+    for part in first["loc"]:
+        location += f"[{part}]" if isinstance(part, int) else f".{part}"
+    problem, received = first["type"], first["input"]
+    if problem in ("extra_forbidden", "unexpected_keyword_argument"):
+        key = str(first["loc"][-1])
+        known = _fields_near(kind, first["loc"][:-1])
+        return f"{location}: unknown key {key!r}; {nearest(key, known)}"
+    if problem in ("missing", "missing_argument"):
+        return f"{location}: is required and was not given"
+    if problem == "union_tag_invalid":
+        tags = first["ctx"]["expected_tags"].replace("'", "").split(", ")
+        tag = first["ctx"]["tag"]
+        return f"{location}.kind: unknown kind {tag!r}; {nearest(tag, tags)}"
+    if problem == "union_tag_not_found":
+        return f"{location}: needs a `kind`. Received: {received!r}"
+    if problem == "value_error":
+        # Checks of our own already name the value they received.
+        return f"{location}: {first['ctx']['error']}"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{location}: {message}. Received: {received!r}"
+
+
+def _fields_near(kind: Any, path: tuple[int | str, ...]) -> list[str]:
+    """Lists the field names of the declaration that an error's path leads to."""
+    found = _walk(kind, list(path))
+    return [
+        field.name
+        for field in dataclasses.fields(found)
+        if field.init and not field.name.startswith("_")
+    ]
+
+
+def _walk(kind: Any, path: list[int | str]) -> Any:
+    import typing
+
+    if hasattr(kind, "__metadata__"):  # Annotated[...]
+        return _walk(kind.__origin__, path)
+    arguments = typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not path:
+            return kind
+        hints = typing.get_type_hints(kind, include_extras=True)
+        if path[0] in hints:
+            return _walk(hints[str(path[0])], path[1:])
+        return kind
+    if path and isinstance(path[0], int) and arguments:
+        return _walk(arguments[0], path[1:])
+    declarations = [a for a in arguments if dataclasses.is_dataclass(a)]
+    for member in declarations:
+        # A tagged union names the member's tag in the path, a plain one its class.
+        tag = getattr(member, "kind", None)
+        if path and path[0] in (tag, getattr(member, "__name__", None)):
+            return _walk(member, path[1:])
+    for member in arguments:
+        if hasattr(member, "__metadata__"):
+            return _walk(member, path)
+    return declarations[0] if declarations else kind

@@ -1,0 +1,190 @@
+"""Collecting vocabularies and statistics from training data."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfrs_prerank.features.declarations import Categorical, Match, Numeric, Sequence, Text
+from tfrs_prerank.features.documents import DocumentTable
+from tfrs_prerank.features.schema import Schema, column_of, write_statistics
+
+_TOKENISE_AT_ONCE = 10_000
+
+
+def adapt(
+    schema: Schema,
+    requests: Iterable[Mapping[str, Any]],
+    documents: DocumentTable,
+    directory: str | Path,
+) -> Schema:
+    """Collects the vocabularies and statistics that a schema still lacks.
+
+    Vocabularies are ordered by count, then by value, and cut at `min_count` and
+    `max_vocabulary`. Static document columns are counted once a document, all others
+    once a value in the training requests. Means, deviations and quantiles are taken
+    after `log1p` and without values that mean missing.
+
+    Args:
+      schema: declarations; those with a vocabulary, buckets or statistics are kept.
+      requests: training requests only, so that nothing of the test data leaks.
+      documents: the documents table.
+      directory: where `vocabularies/` and `statistics.json` are written.
+
+    Returns:
+      The schema with paths filled in.
+
+    Raises:
+      KeyError: a request lacks a column.
+      ValueError: no value of a feature was seen, or one holds a newline.
+    """
+    directory = Path(directory)
+    counted = [f for f in schema.features if _lacks_vocabulary(f)]
+    measured = [
+        f
+        for f in schema.features
+        if isinstance(f, Numeric) and f.needs_statistics and f.statistics is None
+    ]
+    counts: dict[str, collections.Counter[Any]] = {
+        feature.name: collections.Counter() for feature in counted
+    }
+    numbers: dict[str, list[np.ndarray]] = {feature.name: [] for feature in measured}
+    static = {f.name for f in (*counted, *measured) if column_of(f).static}
+    for feature in counted:
+        if feature.name in static:
+            counts[feature.name].update(_flat(documents.columns, feature.name))
+    for feature in measured:
+        if feature.name in static:
+            numbers[feature.name].append(_floats(documents.columns, feature.name))
+    counted_in_requests = [f for f in counted if f.name not in static]
+    measured_in_requests = [f for f in measured if f.name not in static]
+    if counted_in_requests or measured_in_requests:
+        for request in requests:
+            for feature in counted_in_requests:
+                counts[feature.name].update(_flat(request, feature.name))
+            for feature in measured_in_requests:
+                numbers[feature.name].append(_floats(request, feature.name))
+
+    features = []
+    statistics = {}
+    for feature in schema.features:
+        if feature.name in counts:
+            values = _vocabulary(feature, counts[feature.name])
+            path = directory / "vocabularies" / f"{feature.name}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{value}\n" for value in values), encoding="utf-8")
+            feature = dataclasses.replace(feature, vocabulary=str(path))
+        elif feature.name in numbers:
+            statistics[feature.name] = _statistics(feature, numbers[feature.name])
+            path = directory / "statistics.json"
+            feature = dataclasses.replace(feature, statistics=str(path))
+        features.append(feature)
+    if statistics:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_statistics(directory / "statistics.json", statistics)
+    adapted: Schema = dataclasses.replace(schema, features=tuple(features))
+    return adapted
+
+
+def _lacks_vocabulary(feature: Any) -> bool:
+    if isinstance(feature, Numeric | Match) or not isinstance(
+        feature, Categorical | Text | Sequence
+    ):
+        return False
+    if getattr(feature, "shares", None) is not None:
+        return False
+    if isinstance(feature, Text) and feature.tokenizer == "wordpiece":
+        # Word pieces are a model of their own and come from a file.
+        return False
+    return feature.vocabulary is None and feature.buckets is None
+
+
+def _flat(columns: Mapping[str, Any], name: str) -> list[Any]:
+    """Returns all values of a column, lists within it joined, pads left out."""
+    values = _column(columns, name)
+    if isinstance(values, str | bytes | int | np.integer):
+        values = [values]
+    flat: list[Any] = []
+    for value in values:
+        if isinstance(value, list | tuple | np.ndarray):
+            flat.extend(value)
+        else:
+            flat.append(value)
+    return [
+        value.decode("utf-8") if isinstance(value, bytes) else value
+        for value in flat
+        if value not in ("", b"", -1)
+    ]
+
+
+def _floats(columns: Mapping[str, Any], name: str) -> np.ndarray:
+    return np.asarray(_column(columns, name), np.float64).reshape(-1)
+
+
+def _column(columns: Mapping[str, Any], name: str) -> Any:
+    if name not in columns:
+        raise KeyError(f"no column {name!r} in the data; it is declared in the schema")
+    return columns[name]
+
+
+def _vocabulary(feature: Any, counts: collections.Counter[Any]) -> list[Any]:
+    if isinstance(feature, Text):
+        counts = _count_tokens(feature, counts)
+    kept = [value for value, count in counts.items() if count >= feature.min_count]
+    kept.sort(key=lambda value: (-counts[value], value))
+    kept = kept[: feature.max_vocabulary]
+    if not kept:
+        raise ValueError(
+            f"{feature.name}: no value was seen {feature.min_count} times in "
+            f"{len(counts)} distinct ones; lower min_count or check the column"
+        )
+    for value in kept:
+        if isinstance(value, str) and ("\n" in value or "\r" in value):
+            raise ValueError(f"{feature.name}: {value!r} holds a newline; remove it")
+    return kept
+
+
+def _count_tokens(
+    feature: Text, texts: collections.Counter[str]
+) -> collections.Counter[str]:
+    import tensorflow as tf
+
+    from tfrs_prerank.features.tokens import words
+
+    tokens: collections.Counter[str] = collections.Counter()
+    distinct = list(texts)
+    for start in range(0, len(distinct), _TOKENISE_AT_ONCE):
+        chunk = distinct[start : start + _TOKENISE_AT_ONCE]
+        rows = words(tf.constant(chunk), feature.max_tokens).numpy()
+        for text, row in zip(chunk, rows, strict=True):
+            for token in row[row != b""]:
+                tokens[token.decode("utf-8")] += texts[text]
+    return tokens
+
+
+def _statistics(feature: Numeric, parts: list[np.ndarray]) -> dict[str, Any]:
+    values = np.concatenate(parts) if parts else np.zeros(0)
+    if feature.missing is not None:
+        values = values[values != feature.missing]
+    if len(values) == 0:
+        raise ValueError(f"{feature.name}: no value was seen in the training data")
+    if not np.isfinite(values).all():
+        bad = values[~np.isfinite(values)][0]
+        raise ValueError(
+            f"{feature.name}: {bad} in the training data; replace missing numbers by a "
+            "sentinel and declare it as Numeric(missing=...)"
+        )
+    if feature.log1p:
+        values = np.sign(values) * np.log1p(np.abs(values))
+    # A constant column carries nothing; dividing by 1 keeps it finite.
+    deviation = float(values.std()) or 1.0
+    statistics: dict[str, Any] = {"mean": float(values.mean()), "std": deviation}
+    if feature.buckets is not None:
+        shares = np.arange(1, feature.buckets) / feature.buckets
+        statistics["boundaries"] = np.unique(np.quantile(values, shares)).tolist()
+    return statistics

@@ -1,0 +1,412 @@
+"""Keras layers that turn columns into fields: `[rows, F, D]` for a tower.
+
+One encoder per kind of feature gives `[rows, dimension]`; `FieldEncoder` brings those
+of a tower to one size and stacks them. Embedding tables are made once for the whole
+model, since features may share them across towers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tfrs_prerank.distribution import global_sum
+from tfrs_prerank.features.declarations import (
+    Categorical,
+    Dense,
+    Match,
+    Numeric,
+    Sequence,
+    Text,
+)
+from tfrs_prerank.features.lookups import (
+    UNKNOWN_ROW,
+    VocabularyLookup,
+    is_pad,
+    make_lookup,
+)
+from tfrs_prerank.features.schema import Schema, read_statistics
+from tfrs_prerank.features.tokens import pieces, words
+from tfrs_prerank.layers import ZeroAttention
+
+
+class EmbeddingTable(tf.keras.layers.Layer):
+    """An embedding matrix with the lookup from values to its rows.
+
+    Args:
+      feature: the declaration that owns it: `Categorical`, `Text`, `Sequence`, or a
+        `Numeric` with buckets.
+    """
+
+    def __init__(self, feature: Any) -> None:
+        super().__init__(name=f"{feature.name}_table", autocast=False)
+        self.feature = feature
+        self.lookup: Any = None
+        if isinstance(feature, Numeric):
+            self.boundaries = _boundaries(feature)
+            rows = len(self.boundaries) + 2  # one more for missing
+        else:
+            dtype = "string" if isinstance(feature, Text) else feature.dtype
+            self.lookup = make_lookup(feature, dtype)
+            rows = self.lookup.rows
+        self.embeddings = self.add_weight(
+            name="embeddings",
+            shape=[rows, feature.dimension],
+            initializer=tf.keras.initializers.RandomUniform(-0.05, 0.05),
+            dtype=self.variable_dtype,
+        )
+        share = getattr(feature, "id_dropout", 0.0)
+        # A generator whose state is part of every checkpoint.
+        self.id_dropout = (
+            tf.keras.layers.Dropout(share, rng_type="stateful", dtype="float32")
+            if share
+            else None
+        )
+        self.l2 = getattr(feature, "l2", 0.0)
+        self.built = True
+
+    def rows_of(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns the int64 rows of values, some of them dropped in training."""
+        if isinstance(self.feature, Numeric):
+            buckets = tf.raw_ops.Bucketize(input=values, boundaries=self.boundaries)
+            return tf.cast(buckets, tf.int64) + 1
+        rows = self.lookup(values)
+        if self.id_dropout is not None:
+            kept = self.id_dropout(tf.ones_like(rows, tf.float32), training=training)
+            rows = tf.where(kept > 0, rows, tf.constant(UNKNOWN_ROW, tf.int64))
+        return rows
+
+    def call(
+        self, rows: tf.Tensor, used: tf.Tensor | None = None, training: bool = False
+    ) -> tf.Tensor:
+        """Looks rows up.
+
+        Args:
+          rows: int64 rows of any shape.
+          used: bool, false for padding that the L2 penalty must not count.
+          training: adds the L2 penalty.
+
+        Returns:
+          Embeddings `rows.shape + [dimension]`.
+        """
+        embedded = tf.gather(self.embeddings, rows)
+        if training and self.l2:
+            squares = tf.reduce_sum(tf.square(tf.cast(embedded, tf.float32)), axis=-1)
+            weight = tf.ones_like(squares) if used is None else tf.cast(used, tf.float32)
+            count = tf.maximum(global_sum(tf.reduce_sum(weight)), 1.0)
+            self.add_loss(self.l2 * tf.reduce_sum(squares * weight) / count)
+        return tf.cast(embedded, self.compute_dtype)
+
+
+class CategoricalEncoder(tf.keras.layers.Layer):
+    """An id's embedding, or the mean or sum of several.
+
+    Args:
+      feature: the declaration.
+      table: its embedding table.
+    """
+
+    def __init__(self, feature: Categorical, table: EmbeddingTable) -> None:
+        super().__init__(name=feature.name, autocast=False)
+        self.feature = feature
+        self.table = table
+
+    def call(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns `[rows, dimension]` for ids `[rows]` or `[rows, T]`."""
+        rows = self.table.rows_of(values, training)
+        if values.shape.rank == 1:
+            return self.table(rows, training=training)
+        used = tf.logical_not(is_pad(values))
+        embedded = self.table(rows, used=used, training=training)
+        return pool(embedded, used, self.feature.pooling)
+
+
+class TextEncoder(tf.keras.layers.Layer):
+    """The mean of a text's (or several texts') token embeddings.
+
+    Args:
+      feature: the declaration.
+      table: its embedding table, or the one it shares.
+    """
+
+    def __init__(self, feature: Text, table: EmbeddingTable) -> None:
+        super().__init__(name=feature.name, autocast=False)
+        self.feature = feature
+        self.table = table
+
+    def call(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns `[rows, dimension]` for strings `[rows]` or `[rows, T]`."""
+        feature = self.feature
+        texts = tf.reshape(values, [-1])
+        if self.table.feature.tokenizer == "wordpiece":
+            rows = pieces(texts, feature.max_tokens, self.table.lookup)
+            used = rows >= 0
+            rows = tf.maximum(rows, 0)
+        else:
+            tokens = words(texts, feature.max_tokens)
+            used = tf.logical_not(is_pad(tokens))
+            rows = self.table.rows_of(tokens, training)
+        width = feature.max_tokens * feature.max_values
+        rows, used = tf.reshape(rows, [-1, width]), tf.reshape(used, [-1, width])
+        return pool(self.table(rows, used=used, training=training), used, "mean")
+
+
+class NumericEncoder(tf.keras.layers.Layer):
+    """A number as `x * w + b`, or its bucket's embedding.
+
+    Args:
+      feature: the declaration, a `Numeric` or a `Match`.
+      table: the buckets' embedding table, where there are buckets.
+    """
+
+    def __init__(
+        self, feature: Numeric | Match, table: EmbeddingTable | None = None
+    ) -> None:
+        super().__init__(name=feature.name, autocast=False)
+        self.feature = feature
+        self.table = table
+        # A match is compressed where it is computed, and its values are ready to use.
+        self.numeric = feature if isinstance(feature, Numeric) else None
+        self.mean, self.std = 0.0, 1.0
+        if self.numeric is not None and self.numeric.standardize:
+            statistics = read_statistics(self.numeric)
+            self.mean, self.std = statistics["mean"], statistics["std"]
+        self.kernel: Any = None
+        self.bias: Any = None
+        if table is None:
+            size = [feature.dimension]
+            self.kernel = self.add_weight("kernel", size, initializer="glorot_uniform")
+            self.bias = self.add_weight("bias", size, initializer="zeros")
+        self.missing: Any = None
+        if self.numeric is not None and self.numeric.missing is not None:
+            self.missing = self.add_weight(
+                "missing", [feature.dimension], initializer="glorot_uniform"
+            )
+        self.built = True
+
+    def call(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns `[rows, dimension]` for numbers `[rows]`."""
+        numbers = tf.cast(values, tf.float32)
+        if self.numeric is not None and self.numeric.log1p:
+            numbers = tf.sign(numbers) * tf.math.log1p(tf.abs(numbers))
+        if self.table is not None:
+            field = self.table(self.table.rows_of(numbers), training=training)
+        else:
+            numbers = (numbers - self.mean) / self.std
+            kernel = tf.cast(self.kernel, tf.float32)
+            field = numbers[:, tf.newaxis] * kernel + tf.cast(self.bias, tf.float32)
+        if self.missing is not None:
+            sentinel = tf.cast(self.numeric.missing, values.dtype)  # type: ignore[union-attr]
+            unknown = tf.equal(values, sentinel)[:, tf.newaxis]
+            field = tf.where(unknown, tf.cast(self.missing, field.dtype), field)
+        return tf.cast(field, self.compute_dtype)
+
+
+class DenseEncoder(tf.keras.layers.Layer):
+    """A given vector, projected and normalised; all zeros means missing.
+
+    Args:
+      feature: the declaration.
+    """
+
+    def __init__(self, feature: Dense) -> None:
+        super().__init__(name=feature.name, autocast=False)
+        self.feature = feature
+        self.projection = tf.keras.layers.Dense(feature.dimension, name="projection")
+        self.normalization = tf.keras.layers.LayerNormalization(name="normalization")
+        self.missing = self.add_weight(
+            "missing", [feature.dimension], initializer="glorot_uniform"
+        )
+
+    def call(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns `[rows, dimension]` for vectors `[rows, size]`."""
+        field = self.normalization(self.projection(values))
+        unknown = tf.reduce_all(tf.equal(values, 0.0), axis=-1, keepdims=True)
+        return tf.where(unknown, tf.cast(self.missing, field.dtype), field)
+
+
+class SequenceEncoder(tf.keras.layers.Layer):
+    """A history as one vector: its mean, or attention with a zero vector.
+
+    Args:
+      feature: the declaration.
+      table: its embedding table, or the one it shares.
+    """
+
+    def __init__(self, feature: Sequence, table: EmbeddingTable) -> None:
+        super().__init__(name=feature.name, autocast=False)
+        self.feature = feature
+        self.table = table
+        self.attention = (
+            ZeroAttention(heads=feature.heads, name="attention")
+            if feature.encoder == "zero_attention"
+            else None
+        )
+
+    def call(
+        self, values: tf.Tensor, context: tf.Tensor | None, training: bool = False
+    ) -> tf.Tensor:
+        """Encodes histories.
+
+        Args:
+          values: ids `[B, T]`.
+          context: what attends, `[B, d]`: the request's other fields.
+          training: drops ids, adds the L2 penalty.
+
+        Returns:
+          `[B, dimension]`; zero for an empty history.
+        """
+        used = tf.logical_not(is_pad(values))
+        rows = self.table.rows_of(values, training)
+        embedded = self.table(rows, used=used, training=training)
+        if self.attention is None:
+            return pool(embedded, used, "mean")
+        return self.attention(context, embedded, used)
+
+
+class FieldEncoder(tf.keras.layers.Layer):
+    """All features of one tower as fields of one size.
+
+    Args:
+      features: the tower's declarations.
+      tables: embedding tables by feature name, from `make_tables`.
+      dimension: size D of a field; a feature of another size is projected to it.
+    """
+
+    def __init__(
+        self,
+        features: Iterable[Any],
+        tables: Mapping[str, EmbeddingTable],
+        dimension: int,
+    ) -> None:
+        super().__init__(name="fields", autocast=False)
+        self.features = tuple(features)
+        self.dimension = dimension
+        self.encoders = {f.name: make_encoder(f, tables) for f in self.features}
+        self.projections = {
+            feature.name: tf.keras.layers.Dense(
+                dimension, use_bias=False, name=f"{feature.name}_projection"
+            )
+            for feature in self.features
+            if _dimension(feature, tables) != dimension
+        }
+
+    @property
+    def field_names(self) -> list[str]:
+        """The names of the F fields, in order."""
+        return [feature.name for feature in self.features]
+
+    def call(
+        self, columns: Mapping[str, tf.Tensor], training: bool = False
+    ) -> tf.Tensor:
+        """Encodes columns `[rows]` or `[rows, T]` to fields `[rows, F, D]`."""
+        fields = {
+            feature.name: self._encode(feature, columns, None, training)
+            for feature in self.features
+            if not isinstance(feature, Sequence)
+        }
+        context = tf.concat(list(fields.values()), axis=-1) if fields else None
+        for feature in self.features:
+            if isinstance(feature, Sequence):
+                fields[feature.name] = self._encode(feature, columns, context, training)
+        return tf.stack([fields[name] for name in self.field_names], axis=1)
+
+    def _encode(
+        self,
+        feature: Any,
+        columns: Mapping[str, tf.Tensor],
+        context: tf.Tensor | None,
+        training: bool,
+    ) -> tf.Tensor:
+        encoder = self.encoders[feature.name]
+        values = columns[feature.name]
+        if isinstance(feature, Sequence):
+            field = encoder(values, context, training=training)
+        else:
+            field = encoder(values, training=training)
+        projection = self.projections.get(feature.name)
+        return field if projection is None else projection(field)
+
+
+def make_tables(schema: Schema) -> dict[str, EmbeddingTable]:
+    """Makes the embedding tables of a schema, each once.
+
+    Args:
+      schema: the declarations.
+
+    Returns:
+      Tables by feature name; a feature that shares a table has it under its own name
+      too.
+    """
+    tables = {
+        feature.name: EmbeddingTable(feature)
+        for feature in schema.features
+        if _has_table(feature)
+    }
+    for feature in schema.features:
+        shares = getattr(feature, "shares", None)
+        if shares is not None:
+            tables[feature.name] = tables[shares]
+    return tables
+
+
+def make_encoder(feature: Any, tables: Mapping[str, EmbeddingTable]) -> Any:
+    """Makes the encoder of one feature.
+
+    Args:
+      feature: the declaration.
+      tables: embedding tables by feature name.
+
+    Returns:
+      A layer from a column to `[rows, dimension]`.
+    """
+    if isinstance(feature, Categorical):
+        return CategoricalEncoder(feature, tables[feature.name])
+    if isinstance(feature, Text):
+        return TextEncoder(feature, tables[feature.name])
+    if isinstance(feature, Sequence):
+        return SequenceEncoder(feature, tables[feature.name])
+    if isinstance(feature, Dense):
+        return DenseEncoder(feature)
+    return NumericEncoder(feature, tables.get(feature.name))
+
+
+def pool(embedded: tf.Tensor, used: tf.Tensor, pooling: str) -> tf.Tensor:
+    """Pools vectors `[rows, T, D]` over the used ones to `[rows, D]`.
+
+    Args:
+      embedded: the vectors.
+      used: bool `[rows, T]`.
+      pooling: `"mean"` or `"sum"`.
+
+    Returns:
+      The pooled vectors; zero where none is used. Summed in float32.
+    """
+    weights = tf.cast(used, tf.float32)
+    total = tf.einsum("rt,rtd->rd", weights, tf.cast(embedded, tf.float32))
+    if pooling == "mean":
+        total /= tf.maximum(tf.reduce_sum(weights, axis=-1, keepdims=True), 1.0)
+    return tf.cast(total, embedded.dtype)
+
+
+def _has_table(feature: Any) -> bool:
+    if isinstance(feature, Numeric):
+        return feature.bucketed
+    if isinstance(feature, Categorical):
+        return True
+    return isinstance(feature, Text | Sequence) and feature.shares is None
+
+
+def _dimension(feature: Any, tables: Mapping[str, EmbeddingTable]) -> int:
+    table = tables.get(feature.name)
+    size: int = feature.dimension if table is None else table.feature.dimension
+    return size
+
+
+def _boundaries(feature: Numeric) -> list[float]:
+    if feature.boundaries is not None:
+        return list(feature.boundaries)
+    found: list[float] = read_statistics(feature)["boundaries"]
+    return found

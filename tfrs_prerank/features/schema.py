@@ -1,0 +1,437 @@
+"""The schema: all features and tasks of a model, checked against each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tfrs_prerank.declaration import (
+    declaration,
+    from_mapping,
+    nearest,
+    read_yaml,
+    to_mapping,
+    write_yaml,
+)
+from tfrs_prerank.features.declarations import (
+    BATCH_COLUMNS,
+    RESERVED_NAMES,
+    Categorical,
+    Dense,
+    Feature,
+    IdType,
+    Match,
+    Numeric,
+    Sequence,
+    Task,
+    Text,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column of a batch.
+
+    Attributes:
+      name: its key in the batch.
+      dtype: `"string"`, `"int64"` or `"float32"`.
+      length: values per row, None for a single value.
+      owner: `"query"` (a row per request), `"doc"` or `"cross"` (a row per document).
+      static: whether training takes it from the documents table.
+      training_only: whether serving never sees it.
+    """
+
+    name: str
+    dtype: str
+    length: int | None
+    owner: str
+    static: bool = False
+    training_only: bool = False
+
+    @property
+    def pad(self) -> str | int | float:
+        """The value that fills up rows: `""`, -1 or 0."""
+        return {"string": "", "int64": -1, "int32": -1}.get(self.dtype, 0.0)
+
+
+@declaration
+class Schema:
+    """The features and tasks of a model, and the type of its document ids.
+
+    A schema is frozen and checks itself: names are unique and none is reserved, every
+    table that is shared and both sides of every match exist and fit.
+
+    Attributes:
+      features: the declarations.
+      tasks: what is predicted.
+      doc_id: type of the document ids, `"string"` or `"int64"`.
+
+    Example:
+
+    >>> from tfrs_prerank import Categorical, Schema, Task
+    >>> schema = Schema(
+    ...     features=[
+    ...         Categorical("user_id", "query", buckets=1000),
+    ...         Categorical("city", "doc", buckets=100),
+    ...     ],
+    ...     tasks=[Task("click")],
+    ... )
+    >>> [feature.name for feature in schema.owned_by("doc")]
+    ['city']
+    """
+
+    features: tuple[Feature, ...]
+    tasks: tuple[Task, ...]
+    doc_id: IdType = "string"
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError("a schema needs at least one task. Received: tasks=()")
+        names = [item.name for item in (*self.features, *self.tasks)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"{name!r} is declared {names.count(name)} times; each feature "
+                    "and task has one name and one owner"
+                )
+        for feature in self.features:
+            self._check_reserved(feature)
+            if isinstance(feature, Text | Sequence) and feature.shares is not None:
+                self._check_shares(feature)
+            if isinstance(feature, Match):
+                self._check_match(feature)
+        for task in self.tasks:
+            if task.name in RESERVED_NAMES:
+                raise ValueError(f"{task.name!r} is a reserved name; rename the task")
+        for owner in ("query", "doc"):
+            if not self.owned_by(owner):
+                raise ValueError(f"no feature has owner={owner!r}; a tower needs one")
+
+    # Looking things up.
+
+    def __getitem__(self, name: str) -> Any:
+        """Returns the feature of that name; KeyError names the nearest one."""
+        for feature in self.features:
+            if feature.name == name:
+                return feature
+        names = [feature.name for feature in self.features]
+        raise KeyError(f"no feature {name!r}; {nearest(name, names)}")
+
+    def owned_by(self, owner: str) -> tuple[Any, ...]:
+        """Returns the features that a tower reads, in order, without training-only."""
+        return tuple(
+            feature
+            for feature in self.features
+            if feature.owner == owner and not feature.training_only
+        )
+
+    @property
+    def training_only(self) -> tuple[Any, ...]:
+        """The features that feed the bias logit of training."""
+        return tuple(feature for feature in self.features if feature.training_only)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The names of the tasks, in order."""
+        return tuple(task.name for task in self.tasks)
+
+    def columns(self, owner: str | None = None) -> dict[str, Column]:
+        """Returns the columns that a batch must have for the features.
+
+        `Match` features have none of their own; a `Match` on `time` makes `time` one.
+
+        Args:
+          owner: only those of one tower.
+
+        Returns:
+          Columns by name, in the features' order.
+        """
+        columns = {}
+        for feature in self.features:
+            if isinstance(feature, Match):
+                if "time" in (feature.left, feature.right):
+                    columns["time"] = Column("time", "int64", None, "query")
+            elif feature.name not in BATCH_COLUMNS:
+                columns[feature.name] = column_of(feature)
+        return {
+            name: column
+            for name, column in columns.items()
+            if owner is None or column.owner == owner
+        }
+
+    # Files.
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Returns the schema as plain YAML values."""
+        mapping: dict[str, Any] = to_mapping(self)
+        return mapping
+
+    @classmethod
+    def from_mapping(
+        cls, value: Any, where: str = "schema", base: str | Path | None = None
+    ) -> Schema:
+        """Reads a schema from plain YAML values.
+
+        Args:
+          value: what `to_mapping` gives.
+          where: what errors call the whole.
+          base: the folder that relative paths of vocabularies and statistics start at.
+
+        Returns:
+          The schema.
+
+        Raises:
+          ConfigurationError: a key is unknown or a value is not what is wanted.
+        """
+        schema: Schema = from_mapping(cls, value, where)
+        return schema if base is None else schema._with_paths(Path(base).joinpath)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Schema:
+        """Reads a schema from a YAML file; paths in it are relative to its folder.
+
+        Args:
+          path: the file.
+
+        Returns:
+          The schema.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          ConfigurationError: the file is not a schema; the key and fix are named.
+        """
+        return cls.from_mapping(read_yaml(path), str(path), Path(path).parent)
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Writes the schema as a YAML file, with paths relative to its folder.
+
+        Args:
+          path: the file to write.
+        """
+        folder = Path(path).resolve().parent
+
+        def relative(file: str) -> str:
+            return os.path.relpath(Path(file).resolve(), folder)
+
+        write_yaml(path, self._with_paths(relative).to_mapping())
+
+    def save(self, directory: str | Path) -> Schema:
+        """Writes `schema.yaml`, the vocabularies and `statistics.json` to a folder.
+
+        Args:
+          directory: the folder, made where it is missing.
+
+        Returns:
+          The schema that reads the copies.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        features = []
+        statistics: dict[str, Any] = {}
+        for feature in self.features:
+            vocabulary = getattr(feature, "vocabulary", None)
+            if vocabulary is not None:
+                target = directory / "vocabularies" / f"{feature.name}.txt"
+                target.parent.mkdir(exist_ok=True)
+                source = existing_file(vocabulary, feature.name, "vocabulary")
+                if source.resolve() != target.resolve():
+                    shutil.copyfile(source, target)
+                feature = dataclasses.replace(feature, vocabulary=str(target))
+            elif isinstance(feature, Numeric) and feature.statistics is not None:
+                statistics[feature.name] = read_statistics(feature)
+                file = str(directory / "statistics.json")
+                feature = dataclasses.replace(feature, statistics=file)
+            features.append(feature)
+        if statistics:
+            write_statistics(directory / "statistics.json", statistics)
+        saved: Schema = dataclasses.replace(self, features=tuple(features))
+        saved.to_yaml(directory / "schema.yaml")
+        return saved
+
+    def _with_paths(self, change: Any) -> Schema:
+        """Applies a function to every path in the schema."""
+        features = []
+        for feature in self.features:
+            for name in ("vocabulary", "statistics"):
+                path = getattr(feature, name, None)
+                if path is not None:
+                    new = str(change(path))
+                    feature = dataclasses.replace(feature, **{name: new})
+            features.append(feature)
+        changed: Schema = dataclasses.replace(self, features=tuple(features))
+        return changed
+
+    # Checks of one declaration against the others.
+
+    def _check_reserved(self, feature: Any) -> None:
+        if feature.name not in RESERVED_NAMES:
+            return
+        if feature.name in BATCH_COLUMNS and feature.training_only:
+            return
+        raise ValueError(
+            f"{feature.name!r} is a reserved name; rename the feature"
+            + (
+                " or declare it training_only"
+                if feature.name in BATCH_COLUMNS
+                else ""
+            )
+        )
+
+    def _check_shares(self, feature: Any) -> None:
+        wanted: Any = Text if isinstance(feature, Text) else Categorical
+        names = [f.name for f in self.features if isinstance(f, wanted)]
+        if feature.shares not in names or feature.shares == feature.name:
+            raise ValueError(
+                f"{feature.name}.shares names no {wanted.__name__}. Received: "
+                f"{feature.shares!r}; {nearest(feature.shares, names)}"
+            )
+        source = self[feature.shares]
+        if isinstance(source, Text) and source.shares is not None:
+            raise ValueError(
+                f"{feature.name}.shares={feature.shares!r} itself shares a table; "
+                f"name {source.shares!r} instead"
+            )
+        if isinstance(feature, Sequence) and feature.dtype != source.dtype:
+            raise ValueError(
+                f"{feature.name}.dtype must be that of {source.name!r}, "
+                f"{source.dtype!r}. Received: {feature.dtype!r}"
+            )
+
+    def _check_match(self, match: Match) -> None:
+        sides = []
+        for side in (match.left, match.right):
+            if side == "time":
+                sides.append(Column("time", "int64", None, "query"))
+                continue
+            feature = self._match_side(match, side)
+            sides.append(column_of(feature))
+        owners = {column.owner for column in sides}
+        wanted = {"query", "doc"} if match.owner == "cross" else {match.owner}
+        if owners != wanted:
+            raise ValueError(
+                f"{match.name}: owner={match.owner!r} pairs columns of "
+                f"{' and '.join(sorted(wanted))}. Received: left={match.left!r} of "
+                f"{sides[0].owner}, right={match.right!r} of {sides[1].owner}"
+            )
+        self._check_match_types(match, sides)
+
+    def _match_side(self, match: Match, side: str) -> Any:
+        names = [f.name for f in self.features if not isinstance(f, Match)]
+        if side not in names:
+            raise ValueError(
+                f"{match.name} matches an unknown feature. Received: {side!r}; "
+                f"{nearest(side, names)}"
+            )
+        feature = self[side]
+        if feature.training_only:
+            raise ValueError(f"{match.name} cannot match training_only {side!r}")
+        return feature
+
+    def _check_match_types(self, match: Match, sides: list[Column]) -> None:
+        kinds = []
+        for side, name in zip(sides, (match.left, match.right), strict=True):
+            feature = None if name == "time" else self[name]
+            if feature is None or isinstance(feature, Numeric):
+                kinds.append("number")
+            elif isinstance(feature, Dense):
+                kinds.append(f"vector of {feature.size}")
+            elif isinstance(feature, Text):
+                kinds.append("text")
+            else:
+                kinds.append(f"{side.dtype} ids")
+        numbers = match.op in ("difference", "log_ratio")
+        vectors = match.op == "distance"
+        same = kinds[0] == kinds[1] or {"text", "string ids"} == set(kinds)
+        is_number, is_vector = kinds[0] == "number", kinds[0].startswith("vector")
+        fits = same and (
+            is_number if numbers else is_vector or is_number if vectors
+            else not (is_number or is_vector)
+        )  # fmt: skip
+        single = match.op == "equal" and any(s.length is not None for s in sides)
+        single |= match.op == "contains" and sides[1].length is not None
+        if not fits or single:
+            raise ValueError(
+                f"{match.name}: op={match.op!r} does not fit {match.left!r} "
+                f"({kinds[0]}{'' if sides[0].length is None else ', several'}) and "
+                f"{match.right!r} "
+                f"({kinds[1]}{'' if sides[1].length is None else ', several'})"
+            )
+
+
+def column_of(feature: Any) -> Column:
+    """Returns the column that a feature (not a `Match`) reads."""
+    length = None
+    if isinstance(feature, Text):
+        dtype = "string"
+    elif isinstance(feature, Dense):
+        dtype, length = "float32", feature.size
+    else:
+        dtype = feature.dtype
+    if isinstance(feature, Sequence):
+        length = feature.max_length
+    elif isinstance(feature, Categorical | Text) and feature.max_values > 1:
+        length = feature.max_values
+    return Column(
+        name=feature.name,
+        dtype=dtype,
+        length=length,
+        owner=feature.owner,
+        static=feature.owner == "doc"
+        and not feature.point_in_time
+        and not feature.training_only,
+        training_only=feature.training_only,
+    )
+
+
+def existing_file(path: str | Path, feature: str, what: str) -> Path:
+    """Returns a path if it is a file, else raises FileNotFoundError with the fix."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{feature}.{what}: no file at {path}; run `adapt` (tfrs-prerank prepare) "
+            "to make it or correct the path"
+        )
+    return Path(path)
+
+
+def read_statistics(feature: Numeric) -> dict[str, Any]:
+    """Reads the statistics of one numeric feature.
+
+    Args:
+      feature: the declaration.
+
+    Returns:
+      `mean`, `std` and, where there are buckets, `boundaries`.
+
+    Raises:
+      FileNotFoundError: the file is gone, or no data has been seen yet.
+      KeyError: the file does not hold this feature.
+    """
+    import json
+
+    if feature.statistics is None:
+        raise FileNotFoundError(
+            f"{feature.name} needs statistics of training data; run `adapt` "
+            "(tfrs-prerank prepare) first"
+        )
+    path = existing_file(feature.statistics, feature.name, "statistics")
+    statistics = json.loads(path.read_text(encoding="utf-8"))
+    if feature.name not in statistics:
+        raise KeyError(f"{path} holds no statistics of {feature.name!r}; run `adapt`")
+    found: dict[str, Any] = statistics[feature.name]
+    return found
+
+
+def write_statistics(path: Path, statistics: dict[str, Any]) -> None:
+    """Writes statistics of numeric features as JSON, numbers that round-trip."""
+    import json
+
+    path.write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
+
+
+def names_of(features: Iterable[Any]) -> list[str]:
+    """Returns the names of features, in order."""
+    return [feature.name for feature in features]

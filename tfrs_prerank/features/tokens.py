@@ -1,0 +1,59 @@
+"""Tokenisation of raw strings inside the graph, with TF-Text and core ops only."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from tfrs_prerank.features.lookups import VocabularyLookup
+
+
+def words(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
+    """Splits texts into lower-cased words.
+
+    Unicode case folding, then a split at spaces, punctuation, symbols and changes of
+    script.
+
+    Args:
+      texts: strings `[R]`, UTF-8.
+      max_tokens: words kept of each text.
+
+    Returns:
+      Strings `[R, max_tokens]`, padded with `""`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from tfrs_prerank.features.tokens import words
+    >>> words(tf.constant(["Rock & Roll, 1950s"]), 4).numpy().tolist()
+    [[b'rock', b'roll', b'1950s', b'']]
+    """
+    texts = tf_text.case_fold_utf8(texts)
+    texts = tf.strings.regex_replace(texts, r"[\p{P}\p{S}]+", " ")
+    tokens = tf_text.UnicodeScriptTokenizer().tokenize(texts)
+    return _cut(tokens, max_tokens, "")
+
+
+def pieces(texts: tf.Tensor, max_tokens: int, lookup: VocabularyLookup) -> tf.Tensor:
+    """Splits texts into word pieces of a vocabulary.
+
+    Args:
+      texts: strings `[R]`, UTF-8.
+      max_tokens: pieces kept of each text.
+      lookup: the vocabulary; `[UNK]` must be in it.
+
+    Returns:
+      Rows of the table, int64 `[R, max_tokens]`, padded with -1.
+    """
+    tokenizer = tf_text.WordpieceTokenizer(
+        lookup.table, unknown_token="[UNK]", token_out_type=tf.int64
+    )
+    tokens = tf_text.UnicodeScriptTokenizer().tokenize(tf_text.case_fold_utf8(texts))
+    ids = tokenizer.tokenize(tokens).merge_dims(-2, -1)
+    return _cut(ids + 1, max_tokens, -1)
+
+
+def _cut(tokens: tf.RaggedTensor, max_tokens: int, pad: str | int) -> tf.Tensor:
+    # TF-Text's trimmers are not in every TensorFlow Serving; slicing is core.
+    default = tf.constant(pad, tokens.dtype)
+    return tokens[:, :max_tokens].to_tensor(default, shape=[None, max_tokens])

@@ -1,0 +1,299 @@
+"""The network of a pre-ranker: towers, scorer and bias, from a batch to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from tfrs_prerank.declaration import nearest
+from tfrs_prerank.features.declarations import BATCH_COLUMNS
+from tfrs_prerank.features.encoders import make_tables
+from tfrs_prerank.features.match import cross_matches, keys_of, own_matches
+from tfrs_prerank.features.schema import Column, Schema
+from tfrs_prerank.objectives.terms import Forward
+from tfrs_prerank.scorers import Scorer, ScorerLayer
+from tfrs_prerank.towers import BiasModel, Tower, TowerModel
+
+_OTHER_COLUMNS = {
+    "doc_ids",
+    "mask",
+    "stage",
+    "position",
+    "log_q",
+    "request_id",
+    "group_id",
+    "time",
+}
+_OTHER_PREFIXES = ("label/", "weight/", "teacher/")
+
+
+class Network(tf.keras.layers.Layer):
+    """Query tower, doc tower, cross tower and scorer over request-major batches.
+
+    The query tower runs on the B requests, the others on the V real documents, packed
+    by the mask: padding enters no normalisation, no dropout and no loss.
+
+    Args:
+      schema: the features and tasks.
+      query_tower: declaration of the query tower.
+      doc_tower: declaration of the document tower.
+      cross_tower: declaration of the cross tower, None for two towers.
+      scorer: declaration of the scorer.
+      distinct_documents: run the document tower once for each distinct document of a
+        batch.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        query_tower: Tower,
+        doc_tower: Tower,
+        cross_tower: Tower | None,
+        scorer: Scorer,
+        distinct_documents: bool,
+    ) -> None:
+        super().__init__(name="network", autocast=False)
+        self.schema = schema
+        self.distinct_documents = distinct_documents
+        self.tables = make_tables(schema)
+        tasks = len(schema.tasks)
+        self.query_tower = self._tower(query_tower, "query", query_tower.output)
+        self.doc_tower = self._tower(doc_tower, "doc", query_tower.output)
+        self.cross_tower = (
+            None if cross_tower is None else self._tower(cross_tower, "cross", 1)
+        )
+        self.bias_model = (
+            BiasModel(schema.training_only, self.tables, tasks)
+            if schema.training_only
+            else None
+        )
+        self.scorer = ScorerLayer(scorer, tasks)
+        self.fusion = self.add_weight(
+            name="fusion",
+            shape=[tasks],
+            dtype=tf.float32,
+            initializer=tf.keras.initializers.Constant(
+                [task.fuse for task in schema.tasks]
+            ),
+            trainable=False,
+        )
+        # Every weight exists from here on, so that a backup finds what it restores.
+        example = self._example()
+        self(example)
+        if self.bias_model is not None:
+            self.bias_model(self._bias_columns(example, tf.zeros([1], tf.int64)))
+
+    def call(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> Forward:
+        """Computes logits for a batch.
+
+        Args:
+          batch: the features, `doc_ids` and `mask`.
+          training: adds the training-only bias, drops ids and units.
+
+        Returns:
+          The outputs; see `Forward`.
+        """
+        check_batch(self.schema, batch, training)
+        mask = batch["mask"]
+        shape = tf.shape(mask, out_type=tf.int64)
+        index = tf.where(tf.reshape(mask, [-1]))[:, 0]
+        request = index // shape[1]
+
+        query_columns = self._columns(batch, "query")
+        doc_columns = self._columns(batch, "doc")
+        query_vectors = self.encode_query(query_columns, training)
+        doc_vectors = self._encode_packed(batch, doc_columns, index, training)
+        pairs = tf.gather(query_vectors, request) * doc_vectors
+        logits = self.scorer.logits(tf.reduce_sum(pairs, axis=-1))
+        if self.cross_tower is not None:
+            cross = self._columns(batch, "cross")
+            cross |= self._matches(batch, query_columns, doc_columns)
+            logits += self.cross_logits(_pack(cross, index), training)
+        if self.bias_model is not None and training:
+            logits += self.bias_model(self._bias_columns(batch, index), training=True)
+        places = index[:, tf.newaxis]
+        tasks = len(self.schema.tasks)
+        flat = tf.scatter_nd(places, logits, [shape[0] * shape[1], tasks])
+        logits = tf.reshape(flat, tf.concat([shape, [tasks]], axis=0))
+        return Forward(
+            logits=logits,
+            scores=self.scores(logits),
+            query_vectors=query_vectors,
+            doc_vectors=doc_vectors,
+            index=index,
+        )
+
+    # The parts, as an export traces them.
+
+    def encode_query(
+        self, columns: Mapping[str, tf.Tensor], training: bool = False
+    ) -> tf.Tensor:
+        """Encodes query columns to vectors `[B, tasks, d]`."""
+        columns = {**columns, **own_matches(self.schema, columns, "query")}
+        outputs = self.query_tower(columns, training=training)
+        return self.scorer.vectors(outputs)
+
+    def encode_docs(
+        self, columns: Mapping[str, tf.Tensor], training: bool = False
+    ) -> tf.Tensor:
+        """Encodes document columns `[M, ...]` to vectors `[M, tasks, d]`."""
+        columns = {**columns, **own_matches(self.schema, columns, "doc")}
+        outputs = self.doc_tower(columns, training=training)
+        return self.scorer.vectors(outputs)
+
+    def cross_logits(
+        self, columns: Mapping[str, tf.Tensor], training: bool = False
+    ) -> tf.Tensor:
+        """Computes the cross tower's logits `[rows, tasks]`."""
+        assert self.cross_tower is not None
+        return self.cross_tower(columns, training=training)[:, :, 0]
+
+    def scores(self, logits: tf.Tensor) -> tf.Tensor:
+        """Fuses logits `[..., tasks]` into the pre-rank scores `[...]`."""
+        if len(self.schema.tasks) == 1:
+            return logits[..., 0]
+        return tf.reduce_sum(tf.sigmoid(logits) * self.fusion, axis=-1)
+
+    # Columns of a batch.
+
+    def _tower(self, tower: Tower, owner: str, size: int) -> TowerModel:
+        features = self.schema.owned_by(owner)
+        tasks = len(self.schema.tasks)
+        return TowerModel(tower, features, self.tables, tasks, size, f"{owner}_tower")
+
+    def _columns(
+        self, batch: Mapping[str, tf.Tensor], owner: str
+    ) -> dict[str, tf.Tensor]:
+        return {
+            name: batch[name]
+            for name, column in self.schema.columns(owner).items()
+            if not column.training_only
+        }
+
+    def _matches(
+        self,
+        batch: Mapping[str, tf.Tensor],
+        query_columns: Mapping[str, tf.Tensor],
+        doc_columns: Mapping[str, tf.Tensor],
+    ) -> dict[str, tf.Tensor]:
+        shape = tf.shape(batch["mask"])
+        rows = {name: _flatten(column) for name, column in doc_columns.items()}
+        doc_keys = {
+            name: tf.reshape(key, tf.concat([shape, tf.shape(key)[1:]], axis=0))
+            for name, key in keys_of(self.schema, rows, "doc").items()
+        }
+        query_keys = keys_of(self.schema, query_columns, "query")
+        return cross_matches(self.schema, query_keys, doc_keys)
+
+    def _bias_columns(
+        self, batch: Mapping[str, tf.Tensor], index: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        length = tf.shape(batch["mask"], out_type=tf.int64)[1]
+        columns = {}
+        for feature in self.schema.training_only:
+            values = batch[feature.name]
+            if feature.owner == "query":
+                values = tf.gather(values, index // length)
+            else:
+                values = _pack({feature.name: values}, index)[feature.name]
+            if values.dtype == tf.int32:  # the batch's own position
+                values = tf.cast(values, tf.int64)
+            columns[feature.name] = values
+        return columns
+
+    def _encode_packed(
+        self,
+        batch: Mapping[str, tf.Tensor],
+        doc_columns: Mapping[str, tf.Tensor],
+        index: tf.Tensor,
+        training: bool,
+    ) -> tf.Tensor:
+        columns = _pack(doc_columns, index)
+        if not self.distinct_documents:
+            return self.encode_docs(columns, training)
+        ids = tf.gather(tf.reshape(batch["doc_ids"], [-1]), index)
+        distinct, place = tf.unique(ids)
+        rows = tf.range(tf.size(ids))
+        first = tf.math.unsorted_segment_min(rows, place, tf.size(distinct))
+        columns = {name: tf.gather(column, first) for name, column in columns.items()}
+        return tf.gather(self.encode_docs(columns, training), place)
+
+    def _example(self) -> dict[str, tf.Tensor]:
+        """Makes a batch of one request with one document, all pads."""
+        dtype = self.schema.doc_id
+        pad = tf.constant("" if dtype == "string" else -1, tf.dtypes.as_dtype(dtype))
+        batch = {
+            "mask": tf.ones([1, 1], tf.bool),
+            "doc_ids": tf.fill([1, 1], pad),
+            "position": tf.fill([1, 1], -1),
+            "time": tf.zeros([1], tf.int64),
+        }
+        for column in self.schema.columns().values():
+            if column.name in batch:
+                continue
+            shape = [1] if column.owner == "query" else [1, 1]
+            shape += [] if column.length is None else [column.length]
+            dtype = tf.dtypes.as_dtype(column.dtype)
+            batch[column.name] = tf.fill(shape, tf.constant(column.pad, dtype))
+        return batch
+
+
+def check_batch(
+    schema: Schema, batch: Mapping[str, tf.Tensor], training: bool = False
+) -> None:
+    """Checks a batch's columns against the schema, when a graph is traced.
+
+    Args:
+      schema: what is declared.
+      batch: the batch.
+      training: training-only columns must be there too.
+
+    Raises:
+      KeyError: a column is missing.
+      ValueError: a column is neither declared nor one of the batch's own, or has
+        another rank.
+      TypeError: a column has another type.
+    """
+    wanted = dict(schema.columns())
+    wanted["doc_ids"] = Column("doc_ids", schema.doc_id, None, "doc")
+    for name, column in wanted.items():
+        if column.training_only and not training and name not in batch:
+            continue
+        if name not in batch:
+            raise KeyError(f"the batch has no {name!r}; {nearest(name, batch)}")
+        values = tf.convert_to_tensor(batch[name])
+        if values.dtype != tf.dtypes.as_dtype(column.dtype):
+            raise TypeError(
+                f"{name}: {column.dtype} is declared. "
+                f"Received: a tensor of {values.dtype.name}"
+            )
+        rank = 1 + (column.owner != "query") + (column.length is not None)
+        if values.shape.rank != rank:
+            raise ValueError(
+                f"{name}: {rank} dimensions are declared. "
+                f"Received: shape {tuple(values.shape)}"
+            )
+    if "mask" not in batch:
+        raise KeyError("the batch has no 'mask', true where a document is real")
+    for name in batch:
+        if name in wanted or name in _OTHER_COLUMNS or name.startswith(_OTHER_PREFIXES):
+            continue
+        raise ValueError(
+            f"the batch's {name!r} is not in the schema; {nearest(name, wanted)}"
+        )
+    for feature in schema.training_only:
+        if training and feature.name in BATCH_COLUMNS and feature.name not in batch:
+            raise KeyError(f"the batch has no {feature.name!r}, a training_only feature")
+
+
+def _flatten(column: tf.Tensor) -> tf.Tensor:
+    """Reshapes `[B, L, ...]` to `[B * L, ...]`."""
+    shape = tf.shape(column)
+    rest = column.shape[2:].as_list()
+    return tf.reshape(column, [shape[0] * shape[1], *rest])
+
+
+def _pack(columns: Mapping[str, tf.Tensor], index: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Takes the real documents' rows of columns `[B, L, ...]`."""
+    return {name: tf.gather(_flatten(c), index) for name, c in columns.items()}

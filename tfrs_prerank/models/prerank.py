@@ -1,0 +1,385 @@
+"""The pre-ranker: a TFRS model over request-major batches."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from tfrs_prerank.declaration import ConfigurationError
+from tfrs_prerank.distribution import global_sum
+from tfrs_prerank.features.schema import Schema
+from tfrs_prerank.models import run_directory
+from tfrs_prerank.models.epochs import EpochCounter, dataset_of_epochs
+from tfrs_prerank.models.network import Network
+from tfrs_prerank.objectives.objective import Objective, make_objective
+from tfrs_prerank.objectives.terms import Forward, label_of, term_sums, usable
+from tfrs_prerank.optimizers import LazyAdam
+from tfrs_prerank.scorers import Scorer
+from tfrs_prerank.towers import Tower
+
+
+class PreRanker(tfrs.Model):
+    """A two- or three-tower pre-ranking model for Keras `fit` and `evaluate`.
+
+    `model(batch)` maps a batch of requests to `{task: logits [B, L], "scores": [B, L]}`
+    in float32. `scores` is the logit where there is one task, else
+    `sum_k fuse_k * sigmoid(logit_k)`.
+
+    Every loss is divided by the number of valid documents or lists of the global batch
+    (all replicas), scaled under `mixed_float16`, and printed as the mean over all
+    examples of the epoch.
+
+    Args:
+      schema: the features and tasks.
+      query_tower: declaration of the query tower; its `output` is the size of the
+        vectors of both sides.
+      doc_tower: declaration of the document tower; the same `output`.
+      cross_tower: declaration of the cross tower; needed where the schema has cross
+        features.
+      scorer: a `Scorer`, or `"dot"` or `"cosine"`.
+      objective: an `Objective`, or a loss's name for one term of weight 1 per task.
+      distinct_documents: run the document tower once for each distinct document of a
+        batch. It saves time where requests share documents, changes no gradient, but
+        changes batch statistics and dropout; without point-in-time columns only.
+
+    Raises:
+      ConfigurationError: the parts do not fit together.
+
+    Example:
+
+    >>> from tfrs_prerank import Categorical, PreRanker, Schema, Task
+    >>> model = PreRanker(
+    ...     Schema(
+    ...         features=[
+    ...             Categorical("user_id", "query", buckets=100),
+    ...             Categorical("city", "doc", buckets=10),
+    ...         ],
+    ...         tasks=[Task("click")],
+    ...     ),
+    ... )
+    >>> model.compile()
+    >>> model.schema.task_names
+    ('click',)
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        query_tower: Tower = Tower(),  # noqa: B008 - frozen
+        doc_tower: Tower = Tower(),  # noqa: B008 - frozen
+        cross_tower: Tower | None = None,
+        scorer: Scorer | str = "cosine",
+        objective: Objective | str = "sigmoid_cross_entropy",
+        distinct_documents: bool = False,
+    ) -> None:
+        super().__init__(autocast=False)
+        scorer = Scorer(scorer) if isinstance(scorer, str) else scorer  # type: ignore[arg-type]
+        _check_parts(schema, query_tower, doc_tower, cross_tower, distinct_documents)
+        self.schema = schema
+        self.objective = make_objective(objective, schema)
+        self.declarations = {
+            "query_tower": query_tower,
+            "doc_tower": doc_tower,
+            "cross_tower": cross_tower,
+            "scorer": scorer,
+            "objective": self.objective,
+            "distinct_documents": distinct_documents,
+        }
+        self.network = Network(
+            schema, query_tower, doc_tower, cross_tower, scorer, distinct_documents
+        )
+        self.epochs_trained = tf.Variable(
+            0, trainable=False, dtype=tf.int64, name="epochs_trained"
+        )
+        self._trackers = _Trackers()
+        self.built = True
+
+    def call(
+        self, batch: Mapping[str, tf.Tensor], training: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """Scores the documents of a batch.
+
+        Args:
+          batch: every feature by its name, `doc_ids` `[B, L]` and `mask` `[B, L]`.
+          training: adds the training-only bias, drops ids and units.
+
+        Returns:
+          `{task: logits [B, L], "scores": [B, L]}`, float32, 0 in padding.
+        """
+        forward = self.network(batch, training=training)
+        outputs = {
+            task: forward.logits[:, :, place]
+            for place, task in enumerate(self.schema.task_names)
+        }
+        return {**outputs, "scores": forward.scores}
+
+    def compile(
+        self,
+        optimizer: Any = None,
+        metrics: list[Any] | dict[str, list[Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Sets the optimiser and the metrics.
+
+        Args:
+          optimizer: as in Keras; None means `LazyAdam()`.
+          metrics: a list, for every task, or lists by task. They rank by `scores`, or
+            by the task's logit where they say so (`reads = "logits"`), and are logged
+            as `<task>/<name>`.
+          **kwargs: passed on to Keras (`run_eagerly`, `steps_per_execution`).
+
+        Raises:
+          ConfigurationError: metrics are given for a task that does not exist.
+        """
+        if isinstance(metrics, dict):
+            for task in metrics:
+                if task not in self.schema.task_names:
+                    raise ConfigurationError(
+                        f"metrics: no task {task!r}; tasks: {self.schema.task_names}"
+                    )
+        else:
+            metrics = {task: list(metrics or []) for task in self.schema.task_names}
+        super().compile(optimizer=LazyAdam() if optimizer is None else optimizer, **kwargs)
+        # Its slots exist from here on, so that a backup finds what it restores.
+        self.optimizer.build(self.trainable_variables)
+        self._trackers = _Trackers(self.objective, metrics)
+
+    @property
+    def metrics(self) -> list[tf.keras.metrics.Metric]:
+        """All metrics: the terms' losses and those given to `compile`."""
+        return self._trackers.all()
+
+    def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Takes one optimisation step; see `tf.keras.Model.train_step`."""
+        with tf.GradientTape() as tape:
+            forward = self.network(batch, training=True)
+            sums = self._term_sums(batch, forward)
+            penalties = self.network.losses
+            loss = tf.add_n(penalties) if penalties else tf.constant(0.0)
+            for term in self.objective.terms:
+                value, count = sums[term.name]
+                loss += term.weight * tf.math.divide_no_nan(value, global_sum(count))
+            scaled = self._scaled(loss)
+        variables = self.trainable_variables
+        gradients = tape.gradient(scaled, variables)
+        if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+            gradients = self.optimizer.get_unscaled_gradients(gradients)
+        pairs = [
+            (gradient, variable)
+            for gradient, variable in zip(gradients, variables, strict=True)
+            if gradient is not None
+        ]
+        self.optimizer.apply_gradients(pairs)
+        return self._logs(batch, forward, sums)
+
+    def test_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Evaluates one batch; see `tf.keras.Model.test_step`."""
+        forward = self.network(batch, training=False)
+        return self._logs(batch, forward, self._term_sums(batch, forward))
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> tf.keras.callbacks.History:
+        """Trains the model; see `tf.keras.Model.fit`.
+
+        Args:
+          x: a `tf.data.Dataset` of batches, or a function from an epoch's number to
+            one, such as `datasets.read(...)`: then the order of an epoch's requests is
+            the same whether the training was interrupted before it or not.
+          *args: as in Keras.
+          **kwargs: as in Keras.
+
+        Returns:
+          The history.
+        """
+        if callable(x):
+            x = dataset_of_epochs(x, self.epochs_trained)
+        callbacks = list(kwargs.pop("callbacks", None) or [])
+        return super().fit(
+            x, *args, callbacks=[EpochCounter(), *callbacks], **kwargs
+        )
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates the model; see `tf.keras.Model.evaluate`.
+
+        A metric that saw no usable list is left out of a dict's result, with a warning.
+
+        Args:
+          x: a `tf.data.Dataset` of batches, or a function from an epoch's number to
+            one.
+          *args: as in Keras.
+          **kwargs: as in Keras.
+
+        Returns:
+          As Keras: the values, or with `return_dict=True` a dict.
+        """
+        if callable(x):
+            x = x(0)
+        results = super().evaluate(x, *args, **kwargs)
+        if not isinstance(results, dict):
+            return results
+        for name in self._trackers.unusable():
+            if name in results:
+                warnings.warn(
+                    f"{name} is left out: no list had a label that it can use",
+                    stacklevel=2,
+                )
+                del results[name]
+        return results
+
+    def save(self, directory: str | Path) -> None:  # type: ignore[override]
+        """Writes a run directory, from which `load` makes the model again.
+
+        It holds `config.yaml`, `schema.yaml`, `vocabularies/`, `statistics.json` and
+        `checkpoint/` (weights, optimiser, epoch), with relative paths only. It is
+        written beside its place and then renamed.
+
+        Args:
+          directory: the run directory; an earlier one is replaced.
+
+        Raises:
+          FileExistsError: the directory exists and is no run directory.
+        """
+        run_directory.save(self, directory)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> PreRanker:
+        """Makes the model of a run directory, compiled as it was saved.
+
+        Args:
+          directory: what `save` wrote.
+
+        Returns:
+          The model, with weights, optimiser and epoch restored.
+
+        Raises:
+          FileNotFoundError: it is no run directory, or a file of it is gone.
+          ConfigurationError: its configuration is not understood.
+        """
+        return run_directory.load(cls, directory)
+
+    def _term_sums(
+        self, batch: Mapping[str, tf.Tensor], forward: Forward
+    ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+        tasks = self.schema.task_names
+        scorer = self.network.scorer
+        return {
+            term.name: term_sums(term, batch, forward, tasks.index(term.task), scorer)
+            for term in self.objective.terms
+        }
+
+    def _scaled(self, loss: tf.Tensor) -> tf.Tensor:
+        if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+            return self.optimizer.get_scaled_loss(loss)
+        return loss
+
+    def _logs(
+        self,
+        batch: Mapping[str, tf.Tensor],
+        forward: Forward,
+        sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]],
+    ) -> dict[str, tf.Tensor]:
+        for place, task in enumerate(self.schema.task_names):
+            metrics = self._trackers.metrics.get(task, [])
+            if metrics:
+                labels = label_of(batch, task)
+                where = usable(batch, labels, None)
+            for metric in metrics:
+                reads_logits = metric.reads == "logits"
+                scores = forward.logits[:, :, place] if reads_logits else forward.scores
+                metric.update_state(labels, scores, where=where)
+        return self._trackers.update(sums)
+
+
+class _Trackers:
+    """The running means of the terms and the metrics of `compile`.
+
+    A plain object: their state is not part of a checkpoint.
+    """
+
+    def __init__(
+        self,
+        objective: Objective | None = None,
+        metrics: Mapping[str, list[Any]] | None = None,
+    ) -> None:
+        self.terms = objective.terms if objective is not None else ()
+        self.means = {
+            term.name: tf.keras.metrics.Mean(term.name, dtype=tf.float64)
+            for term in self.terms
+        }
+        self.metrics = {
+            task: [_copy_for(task, metric) for metric in of_task]
+            for task, of_task in (metrics or {}).items()
+        }
+
+    def all(self) -> list[tf.keras.metrics.Metric]:
+        """Returns every metric."""
+        given = [metric for of_task in self.metrics.values() for metric in of_task]
+        return [*self.means.values(), *given]
+
+    def update(
+        self, sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]]
+    ) -> dict[str, tf.Tensor]:
+        """Takes in one batch's sums and returns the logs so far."""
+        logs = {}
+        total = tf.constant(0.0, tf.float64)
+        for term in self.terms:
+            value, count = sums[term.name]
+            mean = self.means[term.name]
+            mean.update_state(tf.math.divide_no_nan(value, count), sample_weight=count)
+            logs[term.name] = mean.result()
+            total += term.weight * logs[term.name]
+        logs = {"loss": total, **logs}
+        for of_task in self.metrics.values():
+            logs |= {metric.name: metric.result() for metric in of_task}
+        return logs
+
+    def unusable(self) -> list[str]:
+        """Returns the names of the metrics that saw no usable list."""
+        return [
+            metric.name
+            for of_task in self.metrics.values()
+            for metric in of_task
+            if not bool(metric.usable)
+        ]
+
+
+def _copy_for(task: str, metric: Any) -> Any:
+    """Makes a task's own copy of a metric, named `<task>/<name>`."""
+    config = copy.deepcopy(metric.get_config())
+    config["name"] = f"{task}/{metric.name}"
+    return type(metric).from_config(config)
+
+
+def _check_parts(
+    schema: Schema,
+    query_tower: Tower,
+    doc_tower: Tower,
+    cross_tower: Tower | None,
+    distinct_documents: bool,
+) -> None:
+    if query_tower.output != doc_tower.output:
+        raise ConfigurationError(
+            "query_tower and doc_tower need vectors of one size. Received: "
+            f"output={query_tower.output} and output={doc_tower.output}"
+        )
+    cross = schema.owned_by("cross")
+    if cross and cross_tower is None:
+        raise ConfigurationError(
+            f"the schema has cross features ({cross[0].name!r}, ...); give a "
+            "cross_tower=Tower(...)"
+        )
+    if cross_tower is not None and not cross:
+        raise ConfigurationError(
+            "a cross_tower is given, but no feature has owner='cross'"
+        )
+    moving = [f.name for f in schema.owned_by("doc") if f.point_in_time]
+    if distinct_documents and moving:
+        raise ConfigurationError(
+            f"distinct_documents=True: {moving[0]!r} is point_in_time, so a document "
+            "differs between the requests of a batch"
+        )

@@ -1,0 +1,150 @@
+"""Run directories: a trained model as files that can be moved and loaded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from tfrs_prerank.declaration import (
+    ConfigurationError,
+    declaration,
+    from_mapping,
+    read_yaml,
+    to_mapping,
+    write_yaml,
+)
+from tfrs_prerank.features.schema import Schema
+from tfrs_prerank.objectives.objective import Objective
+from tfrs_prerank.scorers import Scorer
+from tfrs_prerank.towers import Tower
+
+if TYPE_CHECKING:
+    from tfrs_prerank.models.prerank import PreRanker
+
+_CONFIG = "config.yaml"
+_CHECKPOINT = "checkpoint/model"
+
+
+@declaration
+class ModelConfig:
+    """The declarations that `PreRanker` takes beside the schema.
+
+    Attributes:
+      query_tower: see `PreRanker`.
+      doc_tower: see `PreRanker`.
+      cross_tower: see `PreRanker`.
+      scorer: see `PreRanker`.
+      objective: see `PreRanker`.
+      distinct_documents: see `PreRanker`.
+    """
+
+    query_tower: Tower = Tower()
+    doc_tower: Tower = Tower()
+    cross_tower: Tower | None = None
+    scorer: Scorer = Scorer()
+    objective: Objective | str = "sigmoid_cross_entropy"
+    distinct_documents: bool = False
+
+
+def save(model: PreRanker, directory: str | Path) -> None:
+    """Writes a model's run directory; see `PreRanker.save`."""
+    directory = Path(directory)
+    if directory.exists() and not (directory / _CONFIG).is_file():
+        raise FileExistsError(
+            f"{directory} exists and is no run directory; choose another place"
+        )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = directory.with_name(f".tmp-{directory.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.schema.save(temporary)
+        config: dict[str, Any] = {"model": to_mapping(model.declarations)}
+        if model.optimizer is not None:
+            config["compile"] = {
+                "optimizer": _plain(tf.keras.optimizers.serialize(model.optimizer)),
+                "metrics": {
+                    task: [_serialized(task, metric) for metric in metrics]
+                    for task, metrics in model._trackers.metrics.items()
+                },
+            }
+        write_yaml(temporary / _CONFIG, config)
+        _checkpoint(model).write(str(temporary / _CHECKPOINT))
+        _replace(directory, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(cls: type[PreRanker], directory: str | Path) -> PreRanker:
+    """Makes the model of a run directory; see `PreRanker.load`."""
+    directory = Path(directory)
+    if not (directory / _CONFIG).is_file():
+        raise FileNotFoundError(f"{directory} is no run directory: no {_CONFIG} in it")
+    config = read_yaml(directory / _CONFIG)
+    where = str(directory / _CONFIG)
+    if not isinstance(config, dict) or "model" not in config:
+        raise ConfigurationError(f"{where}: has no 'model'")
+    declarations: ModelConfig = from_mapping(ModelConfig, config["model"], where)
+    model = cls(Schema.from_yaml(directory / "schema.yaml"), **vars_of(declarations))
+    compiled = config.get("compile")
+    if compiled is not None:
+        model.compile(
+            optimizer=tf.keras.optimizers.deserialize(compiled["optimizer"]),
+            metrics={
+                task: [tf.keras.metrics.deserialize(metric) for metric in metrics]
+                for task, metrics in compiled["metrics"].items()
+            },
+        )
+    prefix = str(directory / _CHECKPOINT)
+    if not tf.io.gfile.exists(f"{prefix}.index"):
+        raise FileNotFoundError(f"{directory} has no checkpoint at {_CHECKPOINT}")
+    _checkpoint(model).read(prefix).assert_consumed()
+    return model
+
+
+def vars_of(config: ModelConfig) -> dict[str, Any]:
+    """Returns the declarations as keyword arguments of `PreRanker`."""
+    return {
+        "query_tower": config.query_tower,
+        "doc_tower": config.doc_tower,
+        "cross_tower": config.cross_tower,
+        "scorer": config.scorer,
+        "objective": config.objective,
+        "distinct_documents": config.distinct_documents,
+    }
+
+
+def _checkpoint(model: PreRanker) -> tf.train.Checkpoint:
+    parts = {"network": model.network, "epochs_trained": model.epochs_trained}
+    if model.optimizer is not None:
+        parts["optimizer"] = model.optimizer
+    return tf.train.Checkpoint(**parts)
+
+
+def _serialized(task: str, metric: tf.keras.metrics.Metric) -> dict[str, Any]:
+    serialized: dict[str, Any] = _plain(tf.keras.metrics.serialize(metric))
+    config = serialized["config"]
+    config["name"] = config["name"].removeprefix(f"{task}/")
+    return serialized
+
+
+def _plain(value: Any) -> Any:
+    """Turns NumPy scalars and tuples of a Keras config into what YAML can hold."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if hasattr(value, "item") else value
+
+
+def _replace(directory: Path, temporary: Path) -> None:
+    if not directory.exists():
+        temporary.rename(directory)
+        return
+    old = directory.with_name(f".old-{directory.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    directory.rename(old)
+    temporary.rename(directory)
+    shutil.rmtree(old)

@@ -1,0 +1,60 @@
+"""The in-batch softmax: every positive against all the documents of the batch."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def in_batch_softmax(
+    doc_ids: tf.Tensor,
+    positive: tf.Tensor,
+    weights: tf.Tensor,
+    index: tf.Tensor,
+    own: tf.Tensor,
+    similarity: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cross entropy of each (request, positive) pair over the batch's documents.
+
+    For a request q with the positive d+ and the distinct documents D of the batch,
+
+        l(q, d+) = -log( exp s(q, d+) / (exp s(q, d+) + sum_{d in D'} exp s(q, d)) )
+
+    where D' leaves out every document that is d+ by id and the other positives of q.
+    Logits are those of query and doc vectors alone; a cross tower cannot take part,
+    since it has no inputs for the pairs that the batch makes up.
+
+    Differs from TFRS: a masked document's probability is exactly 0, and positives of
+    the request other than the row's are left out too.
+
+    Args:
+      doc_ids: ids of the V packed documents, `[V]`.
+      positive: bool `[V]`, true for the pairs that are rows.
+      weights: float32 `[V]`, weights of the rows.
+      index: request of each packed document, int64 `[V]`.
+      own: logit of each packed document with its own request, `[V]`.
+      similarity: logits of every request with every packed document, `[B, V]`.
+
+    Returns:
+      Values and counts `[P]` of the P rows: weight times loss, and the weight.
+    """
+    ids, place = tf.unique(doc_ids)
+    distinct = tf.size(ids)
+    # The first appearance of a document stands for it.
+    packed = tf.range(tf.size(doc_ids), dtype=tf.int32)
+    first = tf.math.unsorted_segment_min(packed, place, distinct)
+    similarity = tf.gather(similarity, first, axis=1)  # [B, U]
+    requests = tf.shape(similarity)[0]
+    rows = tf.where(positive)[:, 0]
+    request = tf.gather(index, rows)
+    pairs = tf.stack([request, tf.cast(tf.gather(place, rows), index.dtype)], axis=1)
+    # Equal pairs of one request add up; anything above 0 is a positive.
+    shape = tf.cast(tf.stack([requests, distinct]), index.dtype)
+    is_positive = tf.scatter_nd(pairs, tf.ones_like(rows, tf.float32), shape) > 0
+    others = tf.logical_not(tf.gather(is_positive, request))  # [P, U]
+    scores = tf.gather(similarity, request)
+    # The lowest finite float: its exponential is exactly 0, its gradient too.
+    scores = tf.where(others, scores, scores.dtype.min)
+    own = tf.gather(own, rows)[:, tf.newaxis]
+    loss = tf.reduce_logsumexp(tf.concat([own, scores], axis=1), axis=1) - own[:, 0]
+    weight = tf.gather(weights, rows)
+    return weight * loss, weight

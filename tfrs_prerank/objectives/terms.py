@@ -1,0 +1,134 @@
+"""The value of an objective's terms on one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfrs_prerank import losses
+from tfrs_prerank.features.declarations import STAGES
+from tfrs_prerank.objectives.in_batch import in_batch_softmax
+from tfrs_prerank.objectives.objective import Term
+
+
+class Forward(NamedTuple):
+    """What a model computes for a batch of B requests with V real documents.
+
+    Attributes:
+      logits: float32 `[B, L, tasks]`, 0 in padding.
+      scores: pre-rank scores, float32 `[B, L]`.
+      query_vectors: float32 `[B, tasks, d]`.
+      doc_vectors: float32 `[V, tasks, d]`.
+      index: place of each real document in the flattened batch, int64 `[V]`.
+    """
+
+    logits: tf.Tensor
+    scores: tf.Tensor
+    query_vectors: tf.Tensor
+    doc_vectors: tf.Tensor
+    index: tf.Tensor
+
+
+def term_sums(
+    term: Term,
+    batch: Mapping[str, tf.Tensor],
+    forward: Forward,
+    task: int,
+    scorer: tf.keras.layers.Layer,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Computes the sum of a term's losses and what it must be divided by.
+
+    The two are apart because the divisor is a sum over all replicas.
+
+    Args:
+      term: the term.
+      batch: labels, weights, stages and mask of the batch.
+      forward: the model's outputs.
+      task: position of the term's task in `forward`.
+      scorer: the model's `ScorerLayer`.
+
+    Returns:
+      Two float32 scalars: the sum of weighted losses, and of documents' weights,
+      usable lists or rows.
+    """
+    labels = label_of(batch, term.task)
+    where = usable(batch, labels, term.stages)
+    weights = batch.get(f"weight/{term.task}")
+    if term.loss == "in_batch_softmax":
+        values, counts = _in_batch(
+            term, batch, forward, task, scorer, labels, where, weights
+        )
+    else:
+        loss = getattr(losses, term.loss)
+        scores = forward.logits[:, :, task]
+        values, counts = loss.terms(labels, scores, where=where, weights=weights)
+    return tf.reduce_sum(values), tf.reduce_sum(counts)
+
+
+def label_of(batch: Mapping[str, tf.Tensor], task: str) -> tf.Tensor:
+    """Returns a task's labels of a batch; KeyError names the missing column."""
+    name = f"label/{task}"
+    if name not in batch:
+        raise KeyError(f"the batch has no {name!r}, the labels of task {task!r}")
+    return batch[name]
+
+
+def usable(
+    batch: Mapping[str, tf.Tensor], labels: tf.Tensor, stages: tuple[str, ...] | None
+) -> tf.Tensor:
+    """Says which documents are real, have a label and are of the wanted stages.
+
+    Args:
+      batch: `mask` and, where stages are wanted, `stage`.
+      labels: `[B, L]`, NaN = absent.
+      stages: names of stages, None for all.
+
+    Returns:
+      bool `[B, L]`.
+    """
+    where = batch["mask"] & tf.logical_not(tf.math.is_nan(labels))
+    if stages is None:
+        return where
+    if "stage" not in batch:
+        raise KeyError("the batch has no 'stage', which a term with stages needs")
+    codes = tf.constant([STAGES[stage] for stage in stages], batch["stage"].dtype)
+    member = tf.equal(batch["stage"][:, :, tf.newaxis], codes)
+    return where & tf.reduce_any(member, axis=-1)
+
+
+def _in_batch(
+    term: Term,
+    batch: Mapping[str, tf.Tensor],
+    forward: Forward,
+    task: int,
+    scorer: tf.keras.layers.Layer,
+    labels: tf.Tensor,
+    where: tf.Tensor,
+    weights: tf.Tensor | None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        # Each replica would see its own documents only, and the loss would change
+        # with their number.
+        raise ValueError(
+            "in_batch_softmax on several replicas would silently use fewer negatives; "
+            "train it on one replica or leave the term out"
+        )
+    shape = tf.shape(labels, out_type=forward.index.dtype)
+    request = forward.index // shape[1]
+    where = tf.gather(tf.reshape(where, [-1]), forward.index)
+    labels = tf.gather(tf.reshape(labels, [-1]), forward.index)
+    doc_ids = tf.gather(tf.reshape(batch["doc_ids"], [-1]), forward.index)
+    if weights is None:
+        weights = tf.ones_like(labels)
+    else:
+        weights = tf.gather(tf.reshape(weights, [-1]), forward.index)
+    queries, docs = forward.query_vectors[:, task], forward.doc_vectors[:, task]
+    similarity = tf.matmul(queries, docs, transpose_b=True)  # [B, V]
+    own = tf.reduce_sum(tf.gather(queries, request) * docs, axis=-1)
+    logits = scorer.task_logits(similarity, task) / term.temperature
+    own = scorer.task_logits(own, task) / term.temperature
+    return in_batch_softmax(
+        doc_ids, where & (labels > 0.5), weights, request, own, logits
+    )
