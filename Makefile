@@ -10,6 +10,9 @@ EXTRAS := test,serving,tutorials,dev
 MOVIELENS := recbole==1.2.1
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
+# Python compiles what it imports, once, and must be allowed to keep it.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install demo test test-all lint check-python clean
@@ -43,12 +46,13 @@ check-python:
 	case "$$version" in 3.10|3.11|3.12|3.13) ;; \
 	*) echo "tfrs_prerank needs Python 3.10 to 3.13; $(PYTHON) is $$version. Fix: make PYTHON=python3.12 ..." >&2; exit 1;; esac
 
-# An interrupted install leaves no stamp, and the next make goes on from there.
+# Without --no-compile, pip compiles thousands of files that are never imported. An
+# interrupted install leaves no stamp, and the next make goes on from there.
 $(STAMP): setup.cfg constraints.txt | check-python
 	@echo "[1/3] $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] installing tfrs_prerank[$(EXTRAS)] (a few minutes the first time)"
-	@$(PIP) install -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(PIP) install --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
 	@echo "[3/3] installing $(MOVIELENS) for its MovieLens-100K files"
-	@$(PIP) install --no-deps '$(MOVIELENS)'
+	@$(PIP) install --no-compile --no-deps '$(MOVIELENS)'
 	@touch $(STAMP)

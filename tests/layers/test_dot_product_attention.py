@@ -48,6 +48,8 @@ def test_all_masked_is_zero_with_zero_gradients(dtype: str) -> None:
         output = attend(query, keys, tf.zeros([2, 4], tf.bool))
         loss = tf.reduce_sum(output)
     np.testing.assert_array_equal(output, np.zeros([2, 3]))
+    no_slot = attend(query, keys[:, :0], tf.zeros([2, 0], tf.bool))
+    np.testing.assert_array_equal(no_slot, np.zeros([2, 3]))
     for gradient in tape.gradient(loss, [query, keys]):
         np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
 

@@ -7,7 +7,6 @@ Parquet or CSV files.
 
 import importlib
 from types import ModuleType
-from typing import Any
 
 __all__ = ["logs", "movielens"]
 
@@ -18,5 +17,5 @@ def __getattr__(name: str) -> ModuleType:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__() -> list[Any]:
+def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])

@@ -79,7 +79,7 @@ def load(
     * Candidates: the movies that match, less those the user rated before that second.
       A movie matches when it has every genre of the query. The decade does not
       filter: it says what the user leaned to and is the model's to weigh. (On
-      MovieLens-100K this puts the NDCG@10 of the likes near .23 for a random order,
+      MovieLens-100K this puts the NDCG@10 of the likes near .22 for a random order,
       .48 for popularity and .56 for co-likes.)
     * `label/like` and `label/click`: rated 4-5, and rated at all, at that second or
       later in the same session. A session is a run of the user's ratings with pauses
@@ -102,6 +102,8 @@ def load(
     where $n_{hd}$ is how many users liked both and $n_h$ how many liked h. A training
     row therefore never sees its own like or a later one, and validation and test rows
     see the counts that an export made after training would hold.
+
+    MovieLens-100K takes about 5 seconds and 0.5 GB, 1M about a minute and 5 GB.
 
     Args:
         path: Folder with `u.data`, `u.item`, `u.user` (MovieLens-100K), with
@@ -305,7 +307,8 @@ def _lists(
                 counts["lists_with_clicks_cut"] += bool(clicks > max_candidates)
                 counts["lists_with_likes_cut"] += bool(likes > max_candidates)
                 best = np.argsort(-own, kind="stable")[:max_candidates]
-                best.sort()  # back to the random order
+                # A new order: in the old one the others that stay come first.
+                best = rng.permutation(best)
                 candidates, own = candidates[best], own[best]
             before = movies[:now][liked[:now]]
             yield _List(

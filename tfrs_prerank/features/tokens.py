@@ -28,10 +28,7 @@ def words(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
     >>> words(tf.constant(["Rock & Roll, 1950s"]), 4).numpy().tolist()
     [[b'rock', b'roll', b'1950s', b'']]
     """
-    texts = tf_text.case_fold_utf8(texts)
-    texts = tf.strings.regex_replace(texts, r"[\p{P}\p{S}]+", " ")
-    tokens = tf_text.UnicodeScriptTokenizer().tokenize(texts)
-    return _cut(tokens, max_tokens, "")
+    return _words(texts, max_tokens)
 
 
 def pieces(texts: tf.Tensor, max_tokens: int, lookup: VocabularyLookup) -> tf.Tensor:
@@ -51,6 +48,17 @@ def pieces(texts: tf.Tensor, max_tokens: int, lookup: VocabularyLookup) -> tf.Te
     tokens = tf_text.UnicodeScriptTokenizer().tokenize(tf_text.case_fold_utf8(texts))
     ids = tokenizer.tokenize(tokens).merge_dims(-2, -1)
     return _cut(ids + 1, max_tokens, -1)
+
+
+# A function of its own in the graph, traced once and called from wherever texts are
+# split: the checks of ragged tensors inside of it take half a megabyte a copy.
+@tf.function(autograph=False, reduce_retracing=True)
+def _words(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
+    texts = tf.ensure_shape(texts, [None])
+    texts = tf_text.case_fold_utf8(texts)
+    texts = tf.strings.regex_replace(texts, r"[\p{P}\p{S}]+", " ")
+    tokens = tf_text.UnicodeScriptTokenizer().tokenize(texts)
+    return _cut(tokens, max_tokens, "")
 
 
 def _cut(tokens: tf.RaggedTensor, max_tokens: int, pad: str | int) -> tf.Tensor:

@@ -90,14 +90,13 @@ def masked_softmax(
     Returns:
         float32 `[..., T]`. It adds up to 1, or to less with a `zero_logit`.
     """
-    lowest = tf.float32.min
     if mask is not None:
-        logits = tf.where(mask, logits, lowest)
+        # The lowest float, not -inf: where all is masked, -inf - -inf is NaN.
+        logits = tf.where(mask, logits, tf.float32.min)
     top = tf.reduce_max(logits, axis=-1, keepdims=True)
     if zero_logit is not None:
         top = tf.maximum(top, zero_logit)
-    # The maximum of no slot (T = 0) is -inf, and -inf - -inf is NaN.
-    top = tf.stop_gradient(tf.maximum(top, lowest))
+    top = tf.stop_gradient(top)
     powers = tf.exp(logits - top)
     if mask is not None:
         powers = tf.where(mask, powers, 0.0)

@@ -175,7 +175,10 @@ class PreRanker(tfrs.Model):
             for gradient, variable in zip(gradients, variables, strict=True)
             if gradient is not None
         ]
-        self.optimizer.apply_gradients(pairs)
+        # At the end of the data the graph runs until the batch is missed; the step
+        # counter must not be raised by then.
+        with tf.control_dependencies([scaled]):
+            self.optimizer.apply_gradients(pairs)
         return self._logs(batch, forward, sums)
 
     def test_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

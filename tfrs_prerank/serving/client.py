@@ -17,10 +17,9 @@ from tfrs_prerank.serving._transports import (
 
 _DEFAULT_SIGNATURE = "serving_default"
 
-# What stands for "no value" in features; see the batch contract.
-_PADS = {"string": b"", "integer": -1, "floating": 0.0}
-
 Inputs = Mapping[str, Any]
+
+__all__ = ["Client", "ServingError", "wait_until_available"]
 
 
 class Client:
@@ -138,9 +137,10 @@ class Client:
     ) -> np.ndarray:
         """Scores the candidates of one search request.
 
-        The batch dimension is added here. A sequence shorter than the length that the
-        model was exported with is padded at its end; and since TF Serving pads lists
-        when it batches requests together, the answer is cut to the number of ids.
+        The batch dimension is added here. A sequence of ids shorter than the length
+        that the model was exported with is padded at its end (with `""` or -1); and
+        since TF Serving pads lists when it batches requests together, the answer is
+        cut to the number of ids.
 
         Args:
             query_features: Query features by name, without batch dimension: a scalar,
@@ -263,21 +263,21 @@ def _mismatch(
 
 def _as_array(name: str, value: Any, info: meta_graph_pb2.TensorInfo) -> np.ndarray:
     dtype = tf.dtypes.as_dtype(info.dtype)
+    ragged = ValueError(
+        f'Input "{name}" is not a rectangular array; pad its lists to one length.'
+    )
+    if dtype == tf.string:
+        # As objects: NumPy would otherwise make text of numbers.
+        array = np.asarray(value, object)
+        if any(isinstance(item, list | tuple | np.ndarray) for item in array.flat):
+            raise ragged
+        return _as_bytes(name, array)
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise ValueError(
-            f'Input "{name}" is not a rectangular array; pad its lists to one length.'
-        ) from error
-    if array.dtype == object and array.size and dtype != tf.string:
-        raise ValueError(
-            f'Input "{name}" holds values of several types; expected {dtype.name}.'
-        )
+        raise ragged from error
     if array.size == 0:
-        empty = object if dtype == tf.string else dtype.as_numpy_dtype
-        return np.empty(array.shape, empty)
-    if dtype == tf.string:
-        return _as_bytes(name, array)
+        return np.empty(array.shape, dtype.as_numpy_dtype)
     if not np.can_cast(array.dtype, dtype.as_numpy_dtype, "same_kind"):
         raise TypeError(
             f'Input "{name}" expects {dtype.name}, received {array.dtype} '
@@ -308,22 +308,25 @@ def _as_bytes(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _list(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _pad(name: str, value: Any, info: meta_graph_pb2.TensorInfo) -> Any:
-    """Pads a sequence to the length that the signature fixes, if it fixes one."""
+    """Pads a sequence to the length that the signature fixes, if it fixes one.
+
+    Sequences hold ids; a list of floats is a vector, which must have its own length.
+    """
     sizes = [dim.size for dim in info.tensor_shape.dim]
-    if len(sizes) != 2 or sizes[1] < 0 or not isinstance(value, list | tuple):
+    floating = tf.dtypes.as_dtype(info.dtype).is_floating
+    if len(sizes) != 2 or sizes[1] < 0 or floating or not isinstance(value, list):
         return value
-    length, value = sizes[1], list(value)
+    length = sizes[1]
     if len(value) > length:
         raise ValueError(
             f'Sequence "{name}" has {len(value)} values, the model takes {length}; '
             f"send the {length} that matter, such as the latest."
         )
-    dtype = tf.dtypes.as_dtype(info.dtype)
-    kind = "string"
-    if dtype != tf.string:
-        kind = "integer" if dtype.is_integer else "floating"
-    return value + [_PADS[kind]] * (length - len(value))
+    pad = b"" if tf.dtypes.as_dtype(info.dtype) == tf.string else -1
+    return value + [pad] * (length - len(value))
