@@ -11,8 +11,9 @@ import difflib
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar
 
+import typing_extensions
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated_dataclass
@@ -24,7 +25,7 @@ class ConfigurationError(ValueError):
     """A declaration or a configuration file is wrong; the message is one line."""
 
 
-@dataclass_transform(frozen_default=True)
+@typing_extensions.dataclass_transform(frozen_default=True)
 def declaration(cls: type[T]) -> type[T]:
     """Makes a class a frozen dataclass whose fields are checked on construction.
 
@@ -32,12 +33,10 @@ def declaration(cls: type[T]) -> type[T]:
     received and what is wanted.
 
     Args:
-      cls: a class with annotated fields.
+        cls: a class with annotated fields.
 
     Returns:
-      The dataclass.
-
-    Example:
+        The dataclass.
 
     >>> from tfrs_prerank.declaration import declaration
     >>> @declaration
@@ -71,16 +70,16 @@ def from_mapping(kind: Any, value: Any, where: str) -> Any:
     """Reads a declaration (or a union or tuple of them) from plain YAML values.
 
     Args:
-      kind: the type to read.
-      value: mappings, lists and scalars, as `yaml.safe_load` gives them.
-      where: what errors call the whole, such as a file name or a section.
+        kind: the type to read.
+        value: mappings, lists and scalars, as `yaml.safe_load` gives them.
+        where: what errors call the whole, such as a file name or a section.
 
     Returns:
-      An instance of `kind`.
+        An instance of `kind`.
 
     Raises:
-      ConfigurationError: a key is unknown (the nearest known one is named) or a value
-        is not what the field wants.
+        ConfigurationError: a key is unknown (the nearest known one is named) or a value
+            is not what the field wants.
     """
     try:
         return TypeAdapter(kind).validate_python(value)
@@ -92,10 +91,10 @@ def to_mapping(value: Any) -> Any:
     """Writes a declaration as plain YAML values, leaving out fields at their default.
 
     Args:
-      value: a declaration, or a list, tuple or dict of them, or a scalar.
+        value: a declaration, or a list, tuple or dict of them, or a scalar.
 
     Returns:
-      Mappings, lists and scalars. `from_mapping` reads them back to an equal value.
+        Mappings, lists and scalars. `from_mapping` reads them back to an equal value.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         mapping = {}
@@ -116,14 +115,14 @@ def read_yaml(path: str | Path) -> Any:
     """Reads a YAML file.
 
     Args:
-      path: the file.
+        path: the file.
 
     Returns:
-      What the file holds, as mappings, lists and scalars.
+        What the file holds, as mappings, lists and scalars.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ConfigurationError: the file is not YAML; the line is named.
+        FileNotFoundError: there is no such file.
+        ConfigurationError: the file is not YAML; the line is named.
     """
     path = Path(path)
     if not path.is_file():
@@ -141,8 +140,8 @@ def write_yaml(path: str | Path, value: Any) -> None:
     """Writes plain values as a YAML file with keys in the given order.
 
     Args:
-      path: the file to write.
-      value: mappings, lists and scalars.
+        path: the file to write.
+        value: mappings, lists and scalars.
     """
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
     Path(path).write_text(text, encoding="utf-8")
@@ -152,11 +151,11 @@ def nearest(name: str, known: Any) -> str:
     """Says which known name a wrong one probably means.
 
     Args:
-      name: the wrong name.
-      known: the names that exist.
+        name: the wrong name.
+        known: the names that exist.
 
     Returns:
-      A clause to end an error message with.
+        A clause to end an error message with.
     """
     known = sorted(str(item) for item in known)
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)

@@ -22,11 +22,9 @@ class Scorer:
     multiply-adds for vectors of size d, and the cross tower.
 
     Attributes:
-      kind: see above.
-      cross: how the cross tower's logit enters.
-      scale: the cosine's scale at the start.
-
-    Example:
+        kind: see above.
+        cross: how the cross tower's logit enters.
+        scale: the cosine's scale at the start.
 
     >>> from tfrs_prerank.scorers import Scorer
     >>> Scorer("cosine").cross
@@ -46,8 +44,8 @@ class ScorerLayer(tf.keras.layers.Layer):
     """The learned part of a scorer: a scale and a bias for each task.
 
     Args:
-      scorer: the declaration.
-      tasks: number of tasks.
+        scorer: the declaration.
+        tasks: number of tasks.
     """
 
     def __init__(self, scorer: Scorer, tasks: int) -> None:
@@ -71,10 +69,10 @@ class ScorerLayer(tf.keras.layers.Layer):
         """Turns a tower's outputs into what is compared and stored.
 
         Args:
-          outputs: `[rows, tasks, d]`.
+            outputs: `[rows, tasks, d]`.
 
         Returns:
-          The same; of unit length for `"cosine"` (a zero vector stays zero).
+            The same; of unit length for `"cosine"` (a zero vector stays zero).
         """
         if self.log_scale is None:
             return outputs
@@ -82,7 +80,7 @@ class ScorerLayer(tf.keras.layers.Layer):
         return tf.math.l2_normalize(outputs, axis=-1, epsilon=1e-12)
 
     def logits(self, similarity: tf.Tensor) -> tf.Tensor:
-        """Turns similarities `[..., tasks]` of vectors into logits of the same shape."""
+        """Turns similarities `[..., tasks]` into logits of the same shape."""
         if self.log_scale is not None:
             similarity = similarity * tf.exp(self.log_scale)
         return similarity + self.bias

@@ -27,20 +27,18 @@ class Tower:
     one logit for each task instead and ignores `output`.
 
     Attributes:
-      units: sizes of the MLP's layers; empty for none.
-      activation: of the MLP.
-      normalization: `"batch"` or `"layer"` before each activation, or None. Batch
-        statistics are those of real documents of all replicas.
-      dropout: share of the MLP's units dropped in training.
-      gate: `"senet"` weighs the fields, or None.
-      interaction: `"dcn_v1"` or `"dcn_v2"`, or None.
-      depth: layers of the cross network.
-      rank: rank of the `"dcn_v2"` matrices, None for full ones.
-      combine: see above.
-      dimension: size D of a field.
-      output: size of the vector.
-
-    Example:
+        units: sizes of the MLP's layers; empty for none.
+        activation: of the MLP.
+        normalization: `"batch"` or `"layer"` before each activation, or None. Batch
+            statistics are those of real documents of all replicas.
+        dropout: share of the MLP's units dropped in training.
+        gate: `"senet"` weighs the fields, or None.
+        interaction: `"dcn_v1"` or `"dcn_v2"`, or None.
+        depth: layers of the cross network.
+        rank: rank of the `"dcn_v2"` matrices, None for full ones.
+        combine: see above.
+        dimension: size D of a field.
+        output: size of the vector.
 
     >>> from tfrs_prerank import Tower
     >>> Tower(units=(64,), gate="senet", interaction="dcn_v2").output
@@ -84,12 +82,12 @@ class TowerModel(tfrs.Model):
     It is trained as a part of a `PreRanker`; on its own it has no loss.
 
     Args:
-      tower: the declaration.
-      features: the features that it reads.
-      tables: embedding tables by feature name.
-      tasks: number of tasks.
-      size: numbers for each task: `tower.output`, or 1 for a logit.
-      name: name of the model.
+        tower: the declaration.
+        features: the features that it reads.
+        tables: embedding tables by feature name.
+        tasks: number of tasks.
+        size: numbers for each task: `tower.output`, or 1 for a logit.
+        name: name of the model.
     """
 
     def __init__(
@@ -151,9 +149,9 @@ class BiasModel(tf.keras.layers.Layer):
     out.
 
     Args:
-      features: the training-only features.
-      tables: embedding tables by feature name.
-      tasks: number of tasks.
+        features: the training-only features.
+        tables: embedding tables by feature name.
+        tasks: number of tasks.
     """
 
     def __init__(

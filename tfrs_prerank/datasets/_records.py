@@ -319,7 +319,9 @@ def _typed(values: Any, column: Column) -> list[bytes] | np.ndarray:
         array = values
     else:
         plain = values.tolist() if isinstance(values, np.ndarray) else values
-        types = (int, np.integer) if kinds == "iu" else (int, float, np.number, np.bool_)
+        types = (
+            (int, np.integer) if kinds == "iu" else (int, float, np.number, np.bool_)
+        )
         for value in plain:
             if not isinstance(value, types) or (
                 kinds == "iu" and isinstance(value, bool)

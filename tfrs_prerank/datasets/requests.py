@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrs_prerank.declaration import nearest
 from tfrs_prerank.datasets._progress import track
 from tfrs_prerank.datasets._records import (
     RecordFormat,
@@ -22,6 +21,7 @@ from tfrs_prerank.datasets._records import (
     optional_columns,
     required_columns,
 )
+from tfrs_prerank.declaration import nearest
 from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.schema import Column, Schema
 
@@ -70,7 +70,6 @@ def write(
       TypeError: a value has another type than declared.
 
     Example:
-
     >>> import tempfile
     >>> from tfrs_prerank import Categorical, Schema, Task
     >>> schema = Schema(
@@ -87,7 +86,9 @@ def write(
     if shards < 1:
         raise ValueError(f"shards must be at least 1. Received: shards={shards}")
     if not re.fullmatch(r"[A-Za-z0-9_]+", split):
-        raise ValueError(f"a split's name has letters, digits and _. Received: {split!r}")
+        raise ValueError(
+            f"a split's name has letters, digits and _. Received: {split!r}"
+        )
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     earlier = sorted(directory.glob(f"{split}-*.tfrecord"))
@@ -154,7 +155,6 @@ def read(
       TypeError: ids or columns of the documents table have another type than declared.
 
     Example:
-
     >>> import tempfile
     >>> import numpy as np
     >>> from tfrs_prerank import Categorical, Schema, Task
@@ -189,8 +189,8 @@ class RequestReader:
     A batch is a dict with every feature of the schema by its name (query features `[B]`
     or `[B, T]`, document and cross features `[B, L]` or `[B, L, T]`), `doc_ids`, `mask`
     (bool, true = real), `label/<task>` (float32), `stage` and `position` (int32), all
-    `[B, L]`, and `request_id`, `group_id` (string) and `time` (int64) of `[B]`; `log_q`,
-    `weight/<task>`, `teacher/<task>` and `label/out_of_scene` where the files have them.
+    `[B, L]`, and `request_id`, `group_id` (string) and `time` (int64) of `[B]`; also
+    `log_q`, `weight/<task>`, `teacher/<task>`, `label/out_of_scene` where they are there.
     L is the batch's longest list; rows are filled up with `""`, -1 and 0. Lists within
     lists are cut or filled up to the declared length. Where the files lack `stage`,
     documents count as exposed; without `position` it is -1, without `time` 0.
@@ -277,7 +277,9 @@ class RequestReader:
         )
         if self.shuffle:
             dataset = dataset.batch(self.shuffle_block).enumerate()
-            dataset = dataset.flat_map(lambda place, block: _shuffled(block, seed, place))
+            dataset = dataset.flat_map(
+                lambda place, block: _shuffled(block, seed, place)
+            )
         dataset = dataset.batch(self.batch_size).map(
             self._parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
@@ -383,17 +385,18 @@ def count_records(path: str | Path) -> int:
         return 0
     # A record: its length (8 bytes), a checksum (4), the data, a checksum (4).
     at = count = 0
-    with path.open("rb") as file, mmap.mmap(
-        file.fileno(), 0, access=mmap.ACCESS_READ
-    ) as data:
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
         while at < size:
             end = at + 16
             if end <= size:
                 end += struct.unpack_from("<Q", data, at)[0]
             if end > size:
                 raise ValueError(
-                    f"{path} is cut off or no TFRecord file: record {count} ends beyond "
-                    f"the file's {size} bytes; copy or write the file again"
+                    f"{path} is cut off or no TFRecord file: record {count} ends "
+                    f"beyond the file's {size} bytes; copy or write the file again"
                 )
             at, count = end, count + 1
     return count

@@ -10,7 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from tfrs_prerank.features.declarations import Categorical, Match, Numeric, Sequence, Text
+from tfrs_prerank.features.declarations import (
+    Categorical,
+    Match,
+    Numeric,
+    Sequence,
+    Text,
+)
 from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.schema import Schema, column_of, write_statistics
 
@@ -31,17 +37,17 @@ def adapt(
     after `log1p` and without values that mean missing.
 
     Args:
-      schema: declarations; those with a vocabulary, buckets or statistics are kept.
-      requests: training requests only, so that nothing of the test data leaks.
-      documents: the documents table.
-      directory: where `vocabularies/` and `statistics.json` are written.
+        schema: declarations; those with a vocabulary, buckets or statistics are kept.
+        requests: training requests only, so that nothing of the test data leaks.
+        documents: the documents table.
+        directory: where `vocabularies/` and `statistics.json` are written.
 
     Returns:
-      The schema with paths filled in.
+        The schema with paths filled in.
 
     Raises:
-      KeyError: a request lacks a column.
-      ValueError: no value of a feature was seen, or one holds a newline.
+        KeyError: a request lacks a column.
+        ValueError: no value of a feature was seen, or one holds a newline.
     """
     directory = Path(directory)
     counted = [f for f in schema.features if _lacks_vocabulary(f)]

@@ -97,24 +97,22 @@ class Categorical:
     training, so that it is trained. With `buckets`, values are hashed instead.
 
     Attributes:
-      name: the column.
-      owner: the tower that reads it: `"query"`, `"doc"` or `"cross"`.
-      vocabulary: a file with one value a line. Without it and without `buckets`, the
-        vocabulary is collected from training data by `adapt`.
-      buckets: number of hash buckets, for ids without a vocabulary.
-      dtype: `"string"` or `"int64"`.
-      max_values: values per row; above 1 the column is padded, `[rows, max_values]`.
-      pooling: how several values become one vector.
-      dimension: size of the embedding.
-      id_dropout: share of the values replaced by the unknown id in training.
-      l2: L2 penalty on the rows that a batch looks up (never on the whole table).
-      min_count: values seen less often stay out of a collected vocabulary.
-      max_vocabulary: size limit of a collected vocabulary; the most frequent stay.
-      point_in_time: the column comes from the request's record in training (as it was
-        then) and from the documents table at export.
-      training_only: feeds the bias logit that serving leaves out.
-
-    Example:
+        name: the column.
+        owner: the tower that reads it: `"query"`, `"doc"` or `"cross"`.
+        vocabulary: a file with one value a line. Without it and without `buckets`, the
+            vocabulary is collected from training data by `adapt`.
+        buckets: number of hash buckets, for ids without a vocabulary.
+        dtype: `"string"` or `"int64"`.
+        max_values: values per row; above 1 the column is padded, `[rows, max_values]`.
+        pooling: how several values become one vector.
+        dimension: size of the embedding.
+        id_dropout: share of the values replaced by the unknown id in training.
+        l2: L2 penalty on the rows that a batch looks up (never on the whole table).
+        min_count: values seen less often stay out of a collected vocabulary.
+        max_vocabulary: size limit of a collected vocabulary; the most frequent stay.
+        point_in_time: the column comes from the request's record in training (as it was
+            then) and from the documents table at export.
+        training_only: feeds the bias logit that serving leaves out.
 
     >>> from tfrs_prerank import Categorical
     >>> Categorical("user_id", "query", buckets=100_000, id_dropout=0.1).dimension
@@ -163,20 +161,19 @@ class Numeric:
     buckets it is the bucket's embedding.
 
     Attributes:
-      name: the column.
-      owner: the tower that reads it.
-      log1p: compress the range before anything else.
-      standardize: subtract the mean and divide by the standard deviation.
-      buckets: number of quantile buckets, with boundaries from training data.
-      boundaries: bucket boundaries, ascending, after `log1p` where that is set.
-      statistics: JSON file with the mean, deviation and boundaries that `adapt` found.
-      missing: the value that means "not known"; it gets a learned vector of its own.
-      dtype: `"float32"`, or `"int64"` for times in seconds that a `Match` subtracts.
-      dimension: size of the field.
-      point_in_time: see `Categorical`.
-      training_only: see `Categorical`.
-
-    Example:
+        name: the column.
+        owner: the tower that reads it.
+        log1p: compress the range before anything else.
+        standardize: subtract the mean and divide by the standard deviation.
+        buckets: number of quantile buckets, with boundaries from training data.
+        boundaries: bucket boundaries, ascending, after `log1p` where that is set.
+        statistics: JSON file with the mean, deviation and boundaries that `adapt`
+            found.
+        missing: the value that means "not known"; it gets a learned vector of its own.
+        dtype: `"float32"`, or `"int64"` for times in seconds that a `Match` subtracts.
+        dimension: size of the field.
+        point_in_time: see `Categorical`.
+        training_only: see `Categorical`.
 
     >>> from tfrs_prerank import Numeric
     >>> Numeric("price", "doc", log1p=True, standardize=True).log1p
@@ -238,14 +235,12 @@ class Dense:
     An all-zero vector means missing and gets a learned vector of its own.
 
     Attributes:
-      name: the column, float32 `[rows, size]`.
-      owner: the tower that reads it.
-      size: length of the vector.
-      dimension: size of the field that it is projected to.
-      point_in_time: see `Categorical`.
-      training_only: see `Categorical`.
-
-    Example:
+        name: the column, float32 `[rows, size]`.
+        owner: the tower that reads it.
+        size: length of the vector.
+        dimension: size of the field that it is projected to.
+        point_in_time: see `Categorical`.
+        training_only: see `Categorical`.
 
     >>> from tfrs_prerank import Dense
     >>> Dense("cover", "doc", size=512).dimension
@@ -270,24 +265,22 @@ class Text:
     """Raw strings, tokenised inside the graph; the field is the mean of the tokens.
 
     Attributes:
-      name: the column of strings.
-      owner: the tower that reads it.
-      tokenizer: `"words"` lower-cases by Unicode case folding and splits at spaces,
-        punctuation and changes of script; `"wordpiece"` splits words further into the
-        pieces of `vocabulary`.
-      vocabulary: a file with one token a line; `adapt` collects it for `"words"`.
-      buckets: number of hash buckets for the tokens, instead of a vocabulary.
-      shares: name of another `Text` whose table (and tokeniser) it uses.
-      max_tokens: tokens kept of each string.
-      max_values: strings per row, such as past queries; above 1 the column is padded.
-      dimension: size of the token embedding.
-      l2: see `Categorical`.
-      min_count: see `Categorical`.
-      max_vocabulary: see `Categorical`.
-      point_in_time: see `Categorical`.
-      training_only: see `Categorical`.
-
-    Example:
+        name: the column of strings.
+        owner: the tower that reads it.
+        tokenizer: `"words"` lower-cases by Unicode case folding and splits at spaces,
+            punctuation and symbols; `"wordpiece"` splits words further into the pieces
+            of `vocabulary`.
+        vocabulary: a file with one token a line; `adapt` collects it for `"words"`.
+        buckets: number of hash buckets for the tokens, instead of a vocabulary.
+        shares: name of another `Text` whose table (and tokeniser) it uses.
+        max_tokens: tokens kept of each string.
+        max_values: strings per row, such as past queries; above 1 the column is padded.
+        dimension: size of the token embedding.
+        l2: see `Categorical`.
+        min_count: see `Categorical`.
+        max_vocabulary: see `Categorical`.
+        point_in_time: see `Categorical`.
+        training_only: see `Categorical`.
 
     >>> from tfrs_prerank import Text
     >>> Text("title", "doc", shares="query").max_tokens
@@ -335,23 +328,22 @@ class Sequence:
     """A user's past behaviours, most recent first, encoded once per request.
 
     Attributes:
-      name: the column of ids, `[requests, max_length]`.
-      owner: always `"query"`.
-      shares: name of a `Categorical` whose table the ids use, such as the document's
-        own id; it may belong to another tower.
-      vocabulary: a file with one value a line, where no table is shared.
-      buckets: number of hash buckets, where no table is shared.
-      dtype: `"string"` or `"int64"`; that of the shared feature where there is one.
-      max_length: behaviours kept.
-      encoder: `"mean"`, or `"zero_attention"`: attention of the request's other fields
-        over the behaviours, with a zero vector to attend to when none of them matters.
-      heads: attention heads.
-      dimension: size of the embedding, where no table is shared.
-      l2: see `Categorical`.
-      min_count: see `Categorical`.
-      max_vocabulary: see `Categorical`.
-
-    Example:
+        name: the column of ids, `[requests, max_length]`.
+        owner: always `"query"`.
+        shares: name of a `Categorical` whose table the ids use, such as the document's
+            own id; it may belong to another tower.
+        vocabulary: a file with one value a line, where no table is shared.
+        buckets: number of hash buckets, where no table is shared.
+        dtype: `"string"` or `"int64"`; that of the shared feature where there is one.
+        max_length: behaviours kept.
+        encoder: `"mean"`, or `"zero_attention"`: attention of the request's other
+            fields over the behaviours, with a zero vector to attend to when none of
+            them matters.
+        heads: attention heads.
+        dimension: size of the embedding, where no table is shared.
+        l2: see `Categorical`.
+        min_count: see `Categorical`.
+        max_vocabulary: see `Categorical`.
 
     >>> from tfrs_prerank import Sequence
     >>> Sequence("history", shares="movie_id", max_length=20).encoder
@@ -413,16 +405,14 @@ class Match:
     Cost per request: O(N T log T) for N documents of T values.
 
     Attributes:
-      name: what the field is called.
-      left: a column, or `time` (the request's second).
-      right: the other column.
-      op: see above.
-      owner: `"cross"` pairs a query column with a document column; `"query"` and
-        `"doc"` pair two columns of their own.
-      log1p: compress the result to sign(x) log(1 + |x|), for large differences.
-      dimension: size of the field.
-
-    Example:
+        name: what the field is called.
+        left: a column, or `time` (the request's second).
+        right: the other column.
+        op: see above.
+        owner: `"cross"` pairs a query column with a document column; `"query"` and
+            `"doc"` pair two columns of their own.
+        log1p: compress the result to sign(x) log(1 + |x|), for large differences.
+        dimension: size of the field.
 
     >>> from tfrs_prerank import Match
     >>> Match("title_match", left="query", right="title", op="overlap").owner
@@ -451,11 +441,9 @@ class Task:
     """Something a model predicts for a document: the probability of a behaviour.
 
     Attributes:
-      name: the behaviour; a batch holds its labels as `label/<name>`.
-      fuse: its weight in the pre-rank score of a model with several tasks,
-        `scores = sum_k fuse_k * sigmoid(logit_k)`.
-
-    Example:
+        name: the behaviour; a batch holds its labels as `label/<name>`.
+        fuse: its weight in the pre-rank score of a model with several tasks,
+            `scores = sum_k fuse_k * sigmoid(logit_k)`.
 
     >>> from tfrs_prerank import Task
     >>> Task("click", fuse=0.5)

@@ -17,15 +17,13 @@ class DocumentTable:
     """All documents with the columns that features read, one row each.
 
     Attributes:
-      ids: the document ids, `[M]`, strings or integers, each once.
-      columns: column by name; `[M]` values, `[M, T]` padded values, or a list of M
-        lists for several values.
+        ids: the document ids, `[M]`, strings or integers, each once.
+        columns: column by name; `[M]` values, `[M, T]` padded values, or a list of M
+            lists for several values.
 
     Raises:
-      ValueError: an id is given twice, is a pad (`""` or -1) or holds a tab or a
-        newline, or a column has another number of rows.
-
-    Example:
+        ValueError: an id is given twice, is a pad (`""` or -1) or holds a tab or a
+            newline, or a column has another number of rows.
 
     >>> import numpy as np
     >>> from tfrs_prerank.features import DocumentTable
@@ -54,15 +52,15 @@ class DocumentTable:
         """Returns the document columns of a schema as padded, checked arrays.
 
         Args:
-          schema: says which columns, of which type and length.
+            schema: says which columns, of which type and length.
 
         Returns:
-          `[M]` or `[M, T]` arrays by name: strings as objects, int64, float32.
+            `[M]` or `[M, T]` arrays by name: strings as objects, int64, float32.
 
         Raises:
-          KeyError: a column is missing; the nearest one is named.
-          TypeError: a column is of another type than declared.
-          ValueError: a number is NaN or infinite.
+            KeyError: a column is missing; the nearest one is named.
+            TypeError: a column is of another type than declared.
+            ValueError: a number is NaN or infinite.
         """
         arrays = {}
         for name, column in schema.columns("doc").items():
@@ -81,7 +79,7 @@ def check_document_ids(ids: np.ndarray) -> None:
     """Raises ValueError for ids that an export could not hold.
 
     Args:
-      ids: `[M]` strings or integers.
+        ids: `[M]` strings or integers.
     """
     if len(ids) == 0:
         raise ValueError("the documents table is empty; it needs at least one document")
@@ -109,16 +107,16 @@ def as_array(values: Any, column: Column) -> np.ndarray:
     """Checks one column against its declaration and pads it.
 
     Args:
-      values: `[R]` values, or R lists (or a padded `[R, T]` array) where the column has
-        several values.
-      column: what is declared.
+        values: `[R]` values, or R lists (or a padded `[R, T]` array) where the column
+            has several values.
+        column: what is declared.
 
     Returns:
-      An array `[R]` or `[R, column.length]`; longer lists are cut.
+        An array `[R]` or `[R, column.length]`; longer lists are cut.
 
     Raises:
-      TypeError: the values are of another type than declared.
-      ValueError: a number is NaN or infinite, or a vector has another length.
+        TypeError: the values are of another type than declared.
+        ValueError: a number is NaN or infinite, or a vector has another length.
     """
     if column.length is None:
         array = np.asarray(values)

@@ -23,7 +23,6 @@ from tfrs_prerank.features.declarations import (
 )
 from tfrs_prerank.features.lookups import (
     UNKNOWN_ROW,
-    VocabularyLookup,
     is_pad,
     make_lookup,
 )
@@ -36,8 +35,8 @@ class EmbeddingTable(tf.keras.layers.Layer):
     """An embedding matrix with the lookup from values to its rows.
 
     Args:
-      feature: the declaration that owns it: `Categorical`, `Text`, `Sequence`, or a
-        `Numeric` with buckets.
+        feature: the declaration that owns it: `Categorical`, `Text`, `Sequence`, or a
+            `Numeric` with buckets.
     """
 
     def __init__(self, feature: Any) -> None:
@@ -84,17 +83,19 @@ class EmbeddingTable(tf.keras.layers.Layer):
         """Looks rows up.
 
         Args:
-          rows: int64 rows of any shape.
-          used: bool, false for padding that the L2 penalty must not count.
-          training: adds the L2 penalty.
+            rows: int64 rows of any shape.
+            used: bool, false for padding that the L2 penalty must not count.
+            training: adds the L2 penalty.
 
         Returns:
-          Embeddings `rows.shape + [dimension]`.
+            Embeddings `rows.shape + [dimension]`.
         """
         embedded = tf.gather(self.embeddings, rows)
         if training and self.l2:
             squares = tf.reduce_sum(tf.square(tf.cast(embedded, tf.float32)), axis=-1)
-            weight = tf.ones_like(squares) if used is None else tf.cast(used, tf.float32)
+            weight = (
+                tf.ones_like(squares) if used is None else tf.cast(used, tf.float32)
+            )
             count = tf.maximum(global_sum(tf.reduce_sum(weight)), 1.0)
             self.add_loss(self.l2 * tf.reduce_sum(squares * weight) / count)
         return tf.cast(embedded, self.compute_dtype)
@@ -104,8 +105,8 @@ class CategoricalEncoder(tf.keras.layers.Layer):
     """An id's embedding, or the mean or sum of several.
 
     Args:
-      feature: the declaration.
-      table: its embedding table.
+        feature: the declaration.
+        table: its embedding table.
     """
 
     def __init__(self, feature: Categorical, table: EmbeddingTable) -> None:
@@ -127,8 +128,8 @@ class TextEncoder(tf.keras.layers.Layer):
     """The mean of a text's (or several texts') token embeddings.
 
     Args:
-      feature: the declaration.
-      table: its embedding table, or the one it shares.
+        feature: the declaration.
+        table: its embedding table, or the one it shares.
     """
 
     def __init__(self, feature: Text, table: EmbeddingTable) -> None:
@@ -157,8 +158,8 @@ class NumericEncoder(tf.keras.layers.Layer):
     """A number as `x * w + b`, or its bucket's embedding.
 
     Args:
-      feature: the declaration, a `Numeric` or a `Match`.
-      table: the buckets' embedding table, where there are buckets.
+        feature: the declaration, a `Numeric` or a `Match`.
+        table: the buckets' embedding table, where there are buckets.
     """
 
     def __init__(
@@ -208,7 +209,7 @@ class DenseEncoder(tf.keras.layers.Layer):
     """A given vector, projected and normalised; all zeros means missing.
 
     Args:
-      feature: the declaration.
+        feature: the declaration.
     """
 
     def __init__(self, feature: Dense) -> None:
@@ -231,8 +232,8 @@ class SequenceEncoder(tf.keras.layers.Layer):
     """A history as one vector: its mean, or attention with a zero vector.
 
     Args:
-      feature: the declaration.
-      table: its embedding table, or the one it shares.
+        feature: the declaration.
+        table: its embedding table, or the one it shares.
     """
 
     def __init__(self, feature: Sequence, table: EmbeddingTable) -> None:
@@ -251,12 +252,12 @@ class SequenceEncoder(tf.keras.layers.Layer):
         """Encodes histories.
 
         Args:
-          values: ids `[B, T]`.
-          context: what attends, `[B, d]`: the request's other fields.
-          training: drops ids, adds the L2 penalty.
+            values: ids `[B, T]`.
+            context: what attends, `[B, d]`: the request's other fields.
+            training: drops ids, adds the L2 penalty.
 
         Returns:
-          `[B, dimension]`; zero for an empty history.
+            `[B, dimension]`; zero for an empty history.
         """
         used = tf.logical_not(is_pad(values))
         rows = self.table.rows_of(values, training)
@@ -270,9 +271,9 @@ class FieldEncoder(tf.keras.layers.Layer):
     """All features of one tower as fields of one size.
 
     Args:
-      features: the tower's declarations.
-      tables: embedding tables by feature name, from `make_tables`.
-      dimension: size D of a field; a feature of another size is projected to it.
+        features: the tower's declarations.
+        tables: embedding tables by feature name, from `make_tables`.
+        dimension: size D of a field; a feature of another size is projected to it.
     """
 
     def __init__(
@@ -334,11 +335,11 @@ def make_tables(schema: Schema) -> dict[str, EmbeddingTable]:
     """Makes the embedding tables of a schema, each once.
 
     Args:
-      schema: the declarations.
+        schema: the declarations.
 
     Returns:
-      Tables by feature name; a feature that shares a table has it under its own name
-      too.
+        Tables by feature name; a feature that shares a table has it under its own name
+        too.
     """
     tables = {
         feature.name: EmbeddingTable(feature)
@@ -356,11 +357,11 @@ def make_encoder(feature: Any, tables: Mapping[str, EmbeddingTable]) -> Any:
     """Makes the encoder of one feature.
 
     Args:
-      feature: the declaration.
-      tables: embedding tables by feature name.
+        feature: the declaration.
+        tables: embedding tables by feature name.
 
     Returns:
-      A layer from a column to `[rows, dimension]`.
+        A layer from a column to `[rows, dimension]`.
     """
     if isinstance(feature, Categorical):
         return CategoricalEncoder(feature, tables[feature.name])
@@ -377,12 +378,12 @@ def pool(embedded: tf.Tensor, used: tf.Tensor, pooling: str) -> tf.Tensor:
     """Pools vectors `[rows, T, D]` over the used ones to `[rows, D]`.
 
     Args:
-      embedded: the vectors.
-      used: bool `[rows, T]`.
-      pooling: `"mean"` or `"sum"`.
+        embedded: the vectors.
+        used: bool `[rows, T]`.
+        pooling: `"mean"` or `"sum"`.
 
     Returns:
-      The pooled vectors; zero where none is used. Summed in float32.
+        The pooled vectors; zero where none is used. Summed in float32.
     """
     weights = tf.cast(used, tf.float32)
     total = tf.einsum("rt,rtd->rd", weights, tf.cast(embedded, tf.float32))

@@ -19,13 +19,13 @@ class VocabularyLookup(tf.Module):
     The file is an asset of the SavedModel, so `saved_model.pb` does not grow with it.
 
     Args:
-      path: a file with one value a line.
-      feature: name of the feature, for errors.
-      dtype: `"string"` or `"int64"`.
+        path: a file with one value a line.
+        feature: name of the feature, for errors.
+        dtype: `"string"` or `"int64"`.
 
     Raises:
-      FileNotFoundError: the file is gone.
-      ValueError: the file is empty or holds a value twice.
+        FileNotFoundError: the file is gone.
+        ValueError: the file is empty or holds a value twice.
     """
 
     def __init__(self, path: str, feature: str, dtype: str = "string") -> None:
@@ -53,9 +53,9 @@ class HashLookup(tf.Module):
     """Hashes a value to one of `buckets` rows after row 0.
 
     Args:
-      buckets: number of buckets.
-      feature: name of the feature.
-      dtype: `"string"` or `"int64"`.
+        buckets: number of buckets.
+        feature: name of the feature.
+        dtype: `"string"` or `"int64"`.
     """
 
     def __init__(self, buckets: int, feature: str, dtype: str = "string") -> None:
@@ -76,14 +76,14 @@ def make_lookup(feature: Any, dtype: str) -> VocabularyLookup | HashLookup:
     """Returns the lookup that a declaration asks for.
 
     Args:
-      feature: a declaration with `vocabulary` and `buckets`.
-      dtype: type of the values.
+        feature: a declaration with `vocabulary` and `buckets`.
+        dtype: type of the values.
 
     Returns:
-      The lookup.
+        The lookup.
 
     Raises:
-      ValueError: neither is set; the vocabulary must be collected first.
+        ValueError: neither is set; the vocabulary must be collected first.
     """
     if feature.buckets is not None:
         return HashLookup(feature.buckets, feature.name, dtype)
@@ -105,14 +105,14 @@ def count_values(path: Path, feature: str) -> int:
     """Counts the values of a vocabulary file and checks that each is there once.
 
     Args:
-      path: the file.
-      feature: name of the feature, for errors.
+        path: the file.
+        feature: name of the feature, for errors.
 
     Returns:
-      The number of lines.
+        The number of lines.
 
     Raises:
-      ValueError: the file is empty, or a value is there twice.
+        ValueError: the file is empty, or a value is there twice.
     """
     with path.open(encoding="utf-8") as file:
         values = [line.rstrip("\n") for line in file]

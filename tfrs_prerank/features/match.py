@@ -25,12 +25,12 @@ def key_columns(schema: Schema, owner: str) -> dict[str, tuple[str, bool]]:
     """Says which keys of a tower's columns the cross matches need.
 
     Args:
-      schema: the declarations.
-      owner: `"query"` or `"doc"`.
+        schema: the declarations.
+        owner: `"query"` or `"doc"`.
 
     Returns:
-      For each key its column and whether strings are lower-cased first (they are where
-      the other side is a text).
+        For each key its column and whether strings are lower-cased first (they are
+        where the other side is a text).
     """
     needed = {}
     for match in schema.features:
@@ -48,12 +48,12 @@ def keys_of(
     """Computes the keys that the cross matches need of one tower's columns.
 
     Args:
-      schema: the declarations.
-      columns: the tower's columns, `[R]` or `[R, T]`.
-      owner: `"query"` or `"doc"`.
+        schema: the declarations.
+        columns: the tower's columns, `[R]` or `[R, T]`.
+        owner: `"query"` or `"doc"`.
 
     Returns:
-      By key name: int64 `[R, T]` (pad -1), numbers `[R]` or vectors `[R, size]`.
+        By key name: int64 `[R, T]` (pad -1), numbers `[R]` or vectors `[R, size]`.
     """
     return {
         name: _keys(schema, column, folded, columns[column])
@@ -69,13 +69,13 @@ def cross_matches(
     """Computes the cross tower's match features.
 
     Args:
-      schema: the declarations.
-      query_keys: from `keys_of`, `[B]` or `[B, T]`.
-      doc_keys: from `keys_of`, with documents as second dimension: `[B, N]` or
-        `[B, N, T]`.
+        schema: the declarations.
+        query_keys: from `keys_of`, `[B]` or `[B, T]`.
+        doc_keys: from `keys_of`, with documents as second dimension: `[B, N]` or
+            `[B, N, T]`.
 
     Returns:
-      float32 `[B, N]` by match name.
+        float32 `[B, N]` by match name.
     """
     values = {}
     for match in schema.owned_by("cross"):
@@ -94,12 +94,12 @@ def own_matches(
     """Computes a tower's matches between two of its own columns.
 
     Args:
-      schema: the declarations.
-      columns: the tower's columns, `[R]` or `[R, T]`.
-      owner: `"query"` or `"doc"`.
+        schema: the declarations.
+        columns: the tower's columns, `[R]` or `[R, T]`.
+        owner: `"query"` or `"doc"`.
 
     Returns:
-      float32 `[R]` by match name.
+        float32 `[R]` by match name.
     """
     values = {}
     for match in schema.owned_by(owner):
@@ -162,7 +162,7 @@ def _distinct(keys: tf.Tensor) -> tf.Tensor:
 def _compare(
     schema: Schema, match: Match, query: tf.Tensor, doc: tf.Tensor, left_is_query: bool
 ) -> tf.Tensor:
-    """Compares query keys `[B, ...]` with doc keys `[B, N, ...]` -> float32 `[B, N]`."""
+    """Compares query keys `[B, ...]` with doc keys `[B, N, ...]`: float32 `[B, N]`."""
     if match.op in ("overlap", "equal", "contains"):
         value = _compare_ids(match, query, doc, left_is_query)
     elif match.op == "distance" and query.shape.rank == 2:
@@ -182,10 +182,7 @@ def _compare_ids(
 ) -> tf.Tensor:
     if match.op == "overlap":
         common = tf.reduce_sum(tf.cast(_members(doc, query), tf.float32), axis=-1)
-        if left_is_query:
-            size = _size(query)[:, tf.newaxis]
-        else:
-            size = _size(doc)
+        size = _size(query)[:, tf.newaxis] if left_is_query else _size(doc)
         return common / tf.maximum(size, 1.0)
     if match.op == "contains" and not left_is_query:
         one = query[:, tf.newaxis, :]

@@ -37,12 +37,12 @@ class Column:
     """One column of a batch.
 
     Attributes:
-      name: its key in the batch.
-      dtype: `"string"`, `"int64"` or `"float32"`.
-      length: values per row, None for a single value.
-      owner: `"query"` (a row per request), `"doc"` or `"cross"` (a row per document).
-      static: whether training takes it from the documents table.
-      training_only: whether serving never sees it.
+        name: its key in the batch.
+        dtype: `"string"`, `"int64"` or `"float32"`.
+        length: values per row, None for a single value.
+        owner: `"query"` (a row per request), `"doc"` or `"cross"` (a row per document).
+        static: whether training takes it from the documents table.
+        training_only: whether serving never sees it.
     """
 
     name: str
@@ -66,11 +66,9 @@ class Schema:
     table that is shared and both sides of every match exist and fit.
 
     Attributes:
-      features: the declarations.
-      tasks: what is predicted.
-      doc_id: type of the document ids, `"string"` or `"int64"`.
-
-    Example:
+        features: the declarations.
+        tasks: what is predicted.
+        doc_id: type of the document ids, `"string"` or `"int64"`.
 
     >>> from tfrs_prerank import Categorical, Schema, Task
     >>> schema = Schema(
@@ -145,10 +143,10 @@ class Schema:
         `Match` features have none of their own; a `Match` on `time` makes `time` one.
 
         Args:
-          owner: only those of one tower.
+            owner: only those of one tower.
 
         Returns:
-          Columns by name, in the features' order.
+            Columns by name, in the features' order.
         """
         columns = {}
         for feature in self.features:
@@ -177,15 +175,16 @@ class Schema:
         """Reads a schema from plain YAML values.
 
         Args:
-          value: what `to_mapping` gives.
-          where: what errors call the whole.
-          base: the folder that relative paths of vocabularies and statistics start at.
+            value: what `to_mapping` gives.
+            where: what errors call the whole.
+            base: the folder that relative paths of vocabularies and statistics start
+                at.
 
         Returns:
-          The schema.
+            The schema.
 
         Raises:
-          ConfigurationError: a key is unknown or a value is not what is wanted.
+            ConfigurationError: a key is unknown or a value is not what is wanted.
         """
         schema: Schema = from_mapping(cls, value, where)
         return schema if base is None else schema._with_paths(Path(base).joinpath)
@@ -195,14 +194,14 @@ class Schema:
         """Reads a schema from a YAML file; paths in it are relative to its folder.
 
         Args:
-          path: the file.
+            path: the file.
 
         Returns:
-          The schema.
+            The schema.
 
         Raises:
-          FileNotFoundError: there is no such file.
-          ConfigurationError: the file is not a schema; the key and fix are named.
+            FileNotFoundError: there is no such file.
+            ConfigurationError: the file is not a schema; the key and fix are named.
         """
         return cls.from_mapping(read_yaml(path), str(path), Path(path).parent)
 
@@ -210,7 +209,7 @@ class Schema:
         """Writes the schema as a YAML file, with paths relative to its folder.
 
         Args:
-          path: the file to write.
+            path: the file to write.
         """
         folder = Path(path).resolve().parent
 
@@ -223,10 +222,10 @@ class Schema:
         """Writes `schema.yaml`, the vocabularies and `statistics.json` to a folder.
 
         Args:
-          directory: the folder, made where it is missing.
+            directory: the folder, made where it is missing.
 
         Returns:
-          The schema that reads the copies.
+            The schema that reads the copies.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -274,11 +273,7 @@ class Schema:
             return
         raise ValueError(
             f"{feature.name!r} is a reserved name; rename the feature"
-            + (
-                " or declare it training_only"
-                if feature.name in BATCH_COLUMNS
-                else ""
-            )
+            + (" or declare it training_only" if feature.name in BATCH_COLUMNS else "")
         )
 
     def _check_shares(self, feature: Any) -> None:
@@ -401,14 +396,14 @@ def read_statistics(feature: Numeric) -> dict[str, Any]:
     """Reads the statistics of one numeric feature.
 
     Args:
-      feature: the declaration.
+        feature: the declaration.
 
     Returns:
-      `mean`, `std` and, where there are buckets, `boundaries`.
+        `mean`, `std` and, where there are buckets, `boundaries`.
 
     Raises:
-      FileNotFoundError: the file is gone, or no data has been seen yet.
-      KeyError: the file does not hold this feature.
+        FileNotFoundError: the file is gone, or no data has been seen yet.
+        KeyError: the file does not hold this feature.
     """
     import json
 

@@ -7,26 +7,28 @@ import tensorflow_text as tf_text
 
 from tfrs_prerank.features.lookups import VocabularyLookup
 
+_ONE_CHARACTER_WORDS = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
+
 
 def words(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
     """Splits texts into lower-cased words.
 
-    Unicode case folding, then a split at spaces, punctuation, symbols and changes of
-    script.
+    Unicode case folding, then a split at spaces, punctuation and symbols; a Chinese or
+    Japanese character is a word of its own.
 
     Args:
-      texts: strings `[R]`, UTF-8.
-      max_tokens: words kept of each text.
+        texts: strings `[R]`, UTF-8.
+        max_tokens: words kept of each text.
 
     Returns:
-      Strings `[R, max_tokens]`, padded with `""`.
-
-    Example:
+        Strings `[R, max_tokens]`, padded with `""`.
 
     >>> import tensorflow as tf
     >>> from tfrs_prerank.features.tokens import words
     >>> words(tf.constant(["Rock & Roll, 1950s"]), 4).numpy().tolist()
     [[b'rock', b'roll', b'1950s', b'']]
+    >>> [word.decode() for word in words(tf.constant(["红色shoes"]), 3).numpy()[0]]
+    ['红', '色', 'shoes']
     """
     return _words(texts, max_tokens)
 
@@ -35,12 +37,12 @@ def pieces(texts: tf.Tensor, max_tokens: int, lookup: VocabularyLookup) -> tf.Te
     """Splits texts into word pieces of a vocabulary.
 
     Args:
-      texts: strings `[R]`, UTF-8.
-      max_tokens: pieces kept of each text.
-      lookup: the vocabulary; `[UNK]` must be in it.
+        texts: strings `[R]`, UTF-8.
+        max_tokens: pieces kept of each text.
+        lookup: the vocabulary; `[UNK]` must be in it.
 
     Returns:
-      Rows of the table, int64 `[R, max_tokens]`, padded with -1.
+        Rows of the table, int64 `[R, max_tokens]`, padded with -1.
     """
     tokenizer = tf_text.WordpieceTokenizer(
         lookup.table, unknown_token="[UNK]", token_out_type=tf.int64
@@ -57,7 +59,8 @@ def _words(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
     texts = tf.ensure_shape(texts, [None])
     texts = tf_text.case_fold_utf8(texts)
     texts = tf.strings.regex_replace(texts, r"[\p{P}\p{S}]+", " ")
-    tokens = tf_text.UnicodeScriptTokenizer().tokenize(texts)
+    texts = tf.strings.regex_replace(texts, _ONE_CHARACTER_WORDS, r" \0 ")
+    tokens = tf_text.WhitespaceTokenizer().tokenize(texts)
     return _cut(tokens, max_tokens, "")
 
 

@@ -88,7 +88,6 @@ class PreRanker(tfrs.Model):
             "doc_tower": doc_tower,
             "cross_tower": cross_tower,
             "scorer": scorer,
-            "objective": self.objective,
             "distinct_documents": distinct_documents,
         }
         self.network = Network(

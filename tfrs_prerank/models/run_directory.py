@@ -37,7 +37,6 @@ class ModelConfig:
       doc_tower: see `PreRanker`.
       cross_tower: see `PreRanker`.
       scorer: see `PreRanker`.
-      objective: see `PreRanker`.
       distinct_documents: see `PreRanker`.
     """
 
@@ -45,7 +44,6 @@ class ModelConfig:
     doc_tower: Tower = Tower()
     cross_tower: Tower | None = None
     scorer: Scorer = Scorer()
-    objective: Objective | str = "sigmoid_cross_entropy"
     distinct_documents: bool = False
 
 
@@ -61,7 +59,10 @@ def save(model: PreRanker, directory: str | Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         model.schema.save(temporary)
-        config: dict[str, Any] = {"model": to_mapping(model.declarations)}
+        config: dict[str, Any] = {
+            "model": to_mapping(model.declarations),
+            "objective": to_mapping(model.objective),
+        }
         if model.optimizer is not None:
             config["compile"] = {
                 "optimizer": _plain(tf.keras.optimizers.serialize(model.optimizer)),
@@ -87,7 +88,9 @@ def load(cls: type[PreRanker], directory: str | Path) -> PreRanker:
     if not isinstance(config, dict) or "model" not in config:
         raise ConfigurationError(f"{where}: has no 'model'")
     declarations: ModelConfig = from_mapping(ModelConfig, config["model"], where)
-    model = cls(Schema.from_yaml(directory / "schema.yaml"), **vars_of(declarations))
+    objective: Objective = from_mapping(Objective, config.get("objective"), where)
+    schema = Schema.from_yaml(directory / "schema.yaml")
+    model = cls(schema, objective=objective, **vars_of(declarations))
     compiled = config.get("compile")
     if compiled is not None:
         model.compile(
@@ -111,7 +114,6 @@ def vars_of(config: ModelConfig) -> dict[str, Any]:
         "doc_tower": config.doc_tower,
         "cross_tower": config.cross_tower,
         "scorer": config.scorer,
-        "objective": config.objective,
         "distinct_documents": config.distinct_documents,
     }
 

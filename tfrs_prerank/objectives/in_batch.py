@@ -27,15 +27,15 @@ def in_batch_softmax(
     the request other than the row's are left out too.
 
     Args:
-      doc_ids: ids of the V packed documents, `[V]`.
-      positive: bool `[V]`, true for the pairs that are rows.
-      weights: float32 `[V]`, weights of the rows.
-      index: request of each packed document, int64 `[V]`.
-      own: logit of each packed document with its own request, `[V]`.
-      similarity: logits of every request with every packed document, `[B, V]`.
+        doc_ids: ids of the V packed documents, `[V]`.
+        positive: bool `[V]`, true for the pairs that are rows.
+        weights: float32 `[V]`, weights of the rows.
+        index: request of each packed document, int64 `[V]`.
+        own: logit of each packed document with its own request, `[V]`.
+        similarity: logits of every request with every packed document, `[B, V]`.
 
     Returns:
-      Values and counts `[P]` of the P rows: weight times loss, and the weight.
+        Values and counts `[P]` of the P rows: weight times loss, and the weight.
     """
     ids, place = tf.unique(doc_ids)
     distinct = tf.size(ids)

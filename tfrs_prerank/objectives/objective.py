@@ -17,16 +17,14 @@ class Term:
     """One term of an objective.
 
     Attributes:
-      task: the task whose labels it reads.
-      loss: `"sigmoid_cross_entropy"` (each document), `"softmax_cross_entropy"` (each
-        list) or `"in_batch_softmax"` (each positive against all the documents of the
-        batch).
-      weight: its weight in the sum (lambda in equation 19 of the source).
-      stages: only documents of these stages count, None for all; names as in
-        `exposed`, `ranked`, `preranked_out`, `catalog`, `in_batch`.
-      temperature: divides the logits of `"in_batch_softmax"`.
-
-    Example:
+        task: the task whose labels it reads.
+        loss: `"sigmoid_cross_entropy"` (each document), `"softmax_cross_entropy"` (each
+            list) or `"in_batch_softmax"` (each positive against all the documents of
+            the batch).
+        weight: its weight in the sum (lambda in equation 19 of the source).
+        stages: only documents of these stages count, None for all; names as in
+            `exposed`, `ranked`, `preranked_out`, `catalog`, `in_batch`.
+        temperature: divides the logits of `"in_batch_softmax"`.
 
     >>> from tfrs_prerank import Term
     >>> Term("click", "softmax_cross_entropy", stages=["exposed"]).weight
@@ -71,9 +69,7 @@ class Objective:
     size; each is logged on its own as `<task>/<loss>`.
 
     Attributes:
-      terms: the terms.
-
-    Example:
+        terms: the terms.
 
     >>> from tfrs_prerank import Objective, Term
     >>> Objective([Term("click"), Term("like", weight=2.0)]).terms[1].weight
@@ -95,14 +91,14 @@ def make_objective(objective: Objective | str, schema: Schema) -> Objective:
     """Reads an objective and checks it against the schema.
 
     Args:
-      objective: an `Objective`, or a loss's name for one term of weight 1 per task.
-      schema: says which tasks there are.
+        objective: an `Objective`, or a loss's name for one term of weight 1 per task.
+        schema: says which tasks there are.
 
     Returns:
-      The objective.
+        The objective.
 
     Raises:
-      ConfigurationError: a term names no task of the schema, or a loss is unknown.
+        ConfigurationError: a term names no task of the schema, or a loss is unknown.
     """
     if isinstance(objective, str):
         if objective not in LOSSES:

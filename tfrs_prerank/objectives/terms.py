@@ -17,11 +17,11 @@ class Forward(NamedTuple):
     """What a model computes for a batch of B requests with V real documents.
 
     Attributes:
-      logits: float32 `[B, L, tasks]`, 0 in padding.
-      scores: pre-rank scores, float32 `[B, L]`.
-      query_vectors: float32 `[B, tasks, d]`.
-      doc_vectors: float32 `[V, tasks, d]`.
-      index: place of each real document in the flattened batch, int64 `[V]`.
+        logits: float32 `[B, L, tasks]`, 0 in padding.
+        scores: pre-rank scores, float32 `[B, L]`.
+        query_vectors: float32 `[B, tasks, d]`.
+        doc_vectors: float32 `[V, tasks, d]`.
+        index: place of each real document in the flattened batch, int64 `[V]`.
     """
 
     logits: tf.Tensor
@@ -43,15 +43,15 @@ def term_sums(
     The two are apart because the divisor is a sum over all replicas.
 
     Args:
-      term: the term.
-      batch: labels, weights, stages and mask of the batch.
-      forward: the model's outputs.
-      task: position of the term's task in `forward`.
-      scorer: the model's `ScorerLayer`.
+        term: the term.
+        batch: labels, weights, stages and mask of the batch.
+        forward: the model's outputs.
+        task: position of the term's task in `forward`.
+        scorer: the model's `ScorerLayer`.
 
     Returns:
-      Two float32 scalars: the sum of weighted losses, and of documents' weights,
-      usable lists or rows.
+        Two float32 scalars: the sum of weighted losses, and of documents' weights,
+        usable lists or rows.
     """
     labels = label_of(batch, term.task)
     where = usable(batch, labels, term.stages)
@@ -81,12 +81,12 @@ def usable(
     """Says which documents are real, have a label and are of the wanted stages.
 
     Args:
-      batch: `mask` and, where stages are wanted, `stage`.
-      labels: `[B, L]`, NaN = absent.
-      stages: names of stages, None for all.
+        batch: `mask` and, where stages are wanted, `stage`.
+        labels: `[B, L]`, NaN = absent.
+        stages: names of stages, None for all.
 
     Returns:
-      bool `[B, L]`.
+        bool `[B, L]`.
     """
     where = batch["mask"] & tf.logical_not(tf.math.is_nan(labels))
     if stages is None:

@@ -1,0 +1,286 @@
+"""The command `tfrs-prerank`. Every command is a function of `pipeline` or `serving`.
+
+TensorFlow is imported by the commands that need it, so that `--help` and configuration
+errors answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+import tfrs_prerank
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
+_CONFIG = click.argument(
+    "config", type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+_DATA = click.option(
+    "--data",
+    type=_EXISTING,
+    required=True,
+    help="Prepared directory, from `tfrs-prerank prepare`.",
+)
+
+
+class _OneLineErrors(click.Group):
+    """Shows errors that name their fix as one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            IndexError,
+            OSError,
+            ImportError,
+            RuntimeError,
+        ) as error:
+            if os.environ.get("TFRS_PRERANK_TRACEBACK"):
+                raise
+            text = error.args[0] if isinstance(error, KeyError) else error
+            click.echo(f"tfrs-prerank: {text}", err=True)
+            ctx.exit(1)
+
+
+@click.group(
+    cls=_OneLineErrors,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""
+\b
+A whole round on your own data:
+  tfrs-prerank prepare shop.yaml --output runs/data
+  tfrs-prerank train shop.yaml --data runs/data --output runs/model
+  tfrs-prerank evaluate runs/model shop.yaml --data runs/data
+  tfrs-prerank export runs/model shop.yaml --data runs/data --output saved_models/shop
+  tfrs-prerank serve saved_models/shop
+  tfrs-prerank query localhost:8500 --model shop --data runs/data
+
+`tfrs-prerank demo` does all of it on MovieLens. TFRS_PRERANK_TRACEBACK=1 shows the
+traceback of an error.""",
+)
+@click.version_option(tfrs_prerank.__version__, prog_name="tfrs-prerank")
+def main() -> None:
+    """Search pre-ranking: from logs to a model behind TensorFlow Serving."""
+    # TensorFlow's start-up notices are no part of a command's output.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@main.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Configuration; MovieLens-100K by default.",
+)
+@click.option("--movielens", type=_EXISTING, help="Folder of the MovieLens files.")
+@click.option(
+    "--download", is_flag=True, help="Fetch MovieLens-100K from GroupLens if needed."
+)
+@click.option("--runs", type=_FOLDER, default="runs/movielens", show_default=True)
+@click.option(
+    "--output", type=_FOLDER, default="saved_models/movielens", show_default=True
+)
+def demo(
+    config_file: Path | None,
+    movielens: Path | None,
+    download: bool,
+    runs: Path,
+    output: Path,
+) -> None:
+    """Train on MovieLens, evaluate, export, serve, and ask for a ranking."""
+    import dataclasses
+
+    from tfrs_prerank import pipeline
+    from tfrs_prerank.config import Config, MovieLensConfig, example_path
+
+    config = Config.from_yaml(config_file or example_path("movielens"))
+    data = config.data
+    if isinstance(data, MovieLensConfig):
+        path = data.path if movielens is None else str(movielens)
+        data = dataclasses.replace(data, path=path, download=download or data.download)
+    config = dataclasses.replace(config, data=data)
+    made = pipeline.demo(config, runs, output, say=click.echo)
+    click.echo(f"\n{made.evaluation}\n")
+    _echo_request(made.request)
+    for protocol, ranking in (("REST", made.rest), ("gRPC", made.grpc)):
+        click.echo(f"\nranked over {protocol}:")
+        _echo_ranking(ranking)
+    click.echo(f"\nprepared data   {made.data}")
+    click.echo(f"run directory   {made.run}")
+    _echo_export(made.exported)
+    click.echo("\nserve it with:")
+    click.echo(f"  tfrs-prerank serve {output}")
+    click.echo(
+        "  docker run -p 8500:8500 -p 8501:8501 "
+        f'-v "$PWD/{output}:/models/{output.name}" '
+        f"-e MODEL_NAME={output.name} tensorflow/serving:2.20.0"
+    )
+
+
+@main.command()
+@_CONFIG
+@click.option("--output", type=_FOLDER, required=True, help="Folder to make.")
+def prepare(config: Path, output: Path) -> None:
+    """Turn logs into TFRecord files, vocabularies and statistics."""
+    from tfrs_prerank import pipeline
+    from tfrs_prerank.config import Config
+
+    pipeline.prepare(Config.from_yaml(config), output)
+    click.echo((output / "report.json").read_text(encoding="utf-8"), nl=False)
+    click.echo(f"prepared data in {output}")
+
+
+@main.command()
+@_CONFIG
+@_DATA
+@click.option("--output", type=_FOLDER, required=True, help="Run directory to write.")
+def train(config: Path, data: Path, output: Path) -> None:
+    """Train a model and write its run directory."""
+    from tfrs_prerank import pipeline
+    from tfrs_prerank.config import Config
+
+    pipeline.train(Config.from_yaml(config), data, output)
+    click.echo(f"run directory in {output}")
+
+
+@main.command()
+@click.argument("run", type=_EXISTING)
+@_CONFIG
+@_DATA
+@click.option("--split", default="test", show_default=True)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON instead of a table."
+)
+def evaluate(run: Path, config: Path, data: Path, split: str, as_json: bool) -> None:
+    """Print the metrics of a model beside its baselines."""
+    from tfrs_prerank import PreRanker, pipeline
+    from tfrs_prerank.config import Config
+
+    settings = Config.from_yaml(config)
+    evaluation = pipeline.evaluate(PreRanker.load(run), settings, data, split)
+    click.echo(evaluation.to_json() if as_json else str(evaluation))
+
+
+@main.command()
+@click.argument("run", type=_EXISTING)
+@_CONFIG
+@_DATA
+@click.option(
+    "--output", type=_FOLDER, required=True, help="Such as saved_models/shop."
+)
+@click.option("--version", type=int, help="Version number; the next one by default.")
+def export(
+    run: Path, config: Path, data: Path, output: Path, version: int | None
+) -> None:
+    """Write a SavedModel for TensorFlow Serving."""
+    from tfrs_prerank import PreRanker, pipeline
+    from tfrs_prerank.config import Config
+
+    settings = Config.from_yaml(config)
+    _echo_export(pipeline.export(PreRanker.load(run), settings, data, output, version))
+
+
+@main.command()
+@click.argument("directory", type=_EXISTING)
+@click.option("--name", help="Model name; the directory's name by default.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--rest-port", default=8501, show_default=True)
+@click.option("--grpc-port", default=8500, show_default=True)
+@click.option(
+    "--poll-seconds",
+    default=1.0,
+    show_default=True,
+    help="How often to look for a new version.",
+)
+def serve(
+    directory: Path,
+    name: str | None,
+    host: str,
+    rest_port: int,
+    grpc_port: int,
+    poll_seconds: float,
+) -> None:
+    """Serve an export with TensorFlow Serving's REST and gRPC API, on this machine."""
+    from tfrs_prerank.serving.server import LocalServer
+
+    server = LocalServer(
+        directory,
+        name=name,
+        host=host,
+        rest_port=rest_port,
+        grpc_port=grpc_port,
+        poll_seconds=poll_seconds,
+    )
+    with server:
+        click.echo(f"REST  {server.rest_url}/v1/models/{server.name}")
+        click.echo(f"gRPC  {server.grpc_target}")
+        click.echo(f"serving version {max(server.versions)}; stop with Ctrl-C")
+        sys.stdout.flush()
+        server.wait()
+
+
+@main.command()
+@click.argument("target")
+@click.option("--model", required=True, help="The model's name on the server.")
+@_DATA
+@click.option(
+    "--request", "number", default=0, show_default=True, help="Which logged request."
+)
+@click.option("--split", default="test", show_default=True)
+@click.option("--top", default=10, show_default=True, help="Places to print.")
+@click.option(
+    "--title", default="title", show_default=True, help="Column of the titles."
+)
+def query(
+    target: str, model: str, data: Path, number: int, split: str, top: int, title: str
+) -> None:
+    """Send a logged request to TARGET and print the ranked titles.
+
+    TARGET is host:port for gRPC or http://host:port for REST.
+    """
+    from tfrs_prerank import pipeline
+
+    protocol = "rest" if target.startswith("http") else "grpc"
+    request, ranking = pipeline.query(
+        target, model, data, number, split, protocol, top, title
+    )
+    _echo_request(request)
+    _echo_ranking(ranking)
+
+
+def _echo_request(request: Any) -> None:
+    click.echo("request:")
+    for name, value in request.items():
+        if isinstance(value, list) and len(value) > 6:
+            value = f"{', '.join(map(str, value[:6]))}, ... ({len(value)})"
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
+        click.echo(f"  {name}: {value}")
+
+
+def _echo_ranking(ranking: list[Any]) -> None:
+    for item in ranking:
+        happened = [task for task, label in item.labels.items() if label > 0]
+        click.echo(
+            f"  {item.rank:2d}. {item.title}  ({item.score:.4f})"
+            + (f"  <- {', '.join(happened)}" if happened else "")
+        )
+
+
+def _echo_export(exported: Any) -> None:
+    click.echo(
+        f"export          {exported.path}  ({exported.documents} documents, "
+        f"{exported.bytes / 1e6:.1f} MB; a server needs about twice that to swap)"
+    )
+    latency = ", ".join(
+        f"{value:.1f} ms for {length}" for length, value in exported.latency.items()
+    )
+    click.echo(f"scoring         {latency} candidates, in this process")

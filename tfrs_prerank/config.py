@@ -1,0 +1,234 @@
+"""One YAML file for data, schema, model, objective, training, evaluation and export."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from tfrs_prerank.datasets.logs import LogsConfig
+from tfrs_prerank.declaration import (
+    ConfigurationError,
+    declaration,
+    from_mapping,
+    read_yaml,
+    to_mapping,
+)
+from tfrs_prerank.features.schema import Schema
+from tfrs_prerank.metrics import GAUC, MRR, NDCG, HitRate
+from tfrs_prerank.models.run_directory import ModelConfig
+from tfrs_prerank.objectives.objective import Objective
+
+_METRICS = {"ndcg": NDCG, "mrr": MRR, "hit_rate": HitRate, "gauc": GAUC}
+
+
+@declaration
+class MovieLensConfig:
+    """MovieLens as search requests; see `tfrs_prerank.datasets.movielens`.
+
+    Attributes:
+        source: always `"movielens"`.
+        path: folder of the ratings; None looks in the usual places.
+        seed: of the candidate lists.
+        history: most liked movies in a history.
+        max_candidates: longest list.
+        download: whether GroupLens may be asked.
+    """
+
+    source: Literal["movielens"] = "movielens"
+    path: str | None = None
+    seed: int = 7
+    history: int = 50
+    max_candidates: int = 200
+    download: bool = False
+
+
+@declaration
+class TrainingConfig:
+    """How a model is trained.
+
+    Attributes:
+        epochs: passes over the training requests.
+        batch_size: requests of a batch.
+        learning_rate: of `LazyAdam`.
+        seed: of weights, dropout and the order of the requests.
+        early_stopping: epochs without a better validation loss before training stops
+            and the best weights are taken back; None trains all epochs.
+        metrics: `ndcg@K`, `hit_rate@K`, `mrr` and `gauc`.
+    """
+
+    epochs: int = 1
+    batch_size: int = 32
+    learning_rate: float = 0.001
+    seed: int = 0
+    early_stopping: int | None = None
+    metrics: tuple[str, ...] = ("ndcg@10",)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(
+                    f"{name} must be positive. Received: {getattr(self, name)}"
+                )
+        make_metrics(self.metrics)
+
+
+@declaration
+class EvaluationConfig:
+    """What is measured on the test requests.
+
+    Attributes:
+        batch_size: requests of a batch.
+        metrics: as in `TrainingConfig`.
+        baselines: columns of the batch that rank too, by the name of their row.
+        samples: resamples of the bootstrap over users.
+    """
+
+    batch_size: int = 64
+    metrics: tuple[str, ...] = ("ndcg@10", "mrr", "hit_rate@10", "gauc")
+    baselines: dict[str, str] = dataclasses.field(default_factory=dict)
+    samples: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.samples < 1:
+            raise ValueError(
+                "batch_size and samples must be at least 1. Received: "
+                f"batch_size={self.batch_size}, samples={self.samples}"
+            )
+        make_metrics(self.metrics)
+
+
+@declaration
+class ExportConfig:
+    """What an export holds; see `tfrs_prerank.export`.
+
+    Attributes:
+        k: length of the answers of `rank` and `retrieve`.
+        task: the task that `retrieve` and `score_vectors` rank by.
+        warmup_lengths: lengths of the candidate lists in the warm-up file.
+        serving_version: the TensorFlow Serving to check against.
+    """
+
+    k: int = 100
+    task: str | None = None
+    warmup_lengths: tuple[int, ...] = (10, 100, 1000)
+    serving_version: Literal["2.20", "2.19"] = "2.20"
+
+
+Data = Annotated[MovieLensConfig | LogsConfig, Field(discriminator="source")]
+
+
+@declaration
+class Config:
+    """Everything from the logs to the export, as one file says it.
+
+    Attributes:
+        data: where the requests come from.
+        schema: features and tasks.
+        model: towers and scorer.
+        objective: terms, or a loss's name for one term per task.
+        training: see `TrainingConfig`.
+        evaluation: see `EvaluationConfig`.
+        export: see `ExportConfig`.
+
+    Example:
+
+    >>> from tfrs_prerank.config import Config
+    >>> config = Config.example("movielens")
+    >>> config.schema.task_names
+    ('click', 'like')
+    """
+
+    data: Data
+    schema: Schema
+    model: ModelConfig = ModelConfig()
+    objective: Objective | str = "sigmoid_cross_entropy"
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    export: ExportConfig = ExportConfig()
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Config:
+        """Reads a configuration file; paths in it are relative to its folder.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ConfigurationError: a key is unknown (the nearest known one is named), or a
+                value is not what is wanted.
+        """
+        path = Path(path)
+        mapping = read_yaml(path)
+        if not isinstance(mapping, dict):
+            raise ConfigurationError(
+                f"{path} must hold the sections data, schema, model, objective and "
+                f"training. Received: {type(mapping).__name__}"
+            )
+        config: Config = from_mapping(cls, mapping, str(path))
+        base = path.resolve().parent
+        schema = Schema.from_mapping(to_mapping(config.schema), str(path), base)
+        data = config.data
+        for name in ("path", "requests", "documents"):
+            value = getattr(data, name, None)
+            if isinstance(value, str):
+                data = dataclasses.replace(data, **{name: str(base / value)})
+        absolute: Config = dataclasses.replace(config, schema=schema, data=data)
+        return absolute
+
+    @classmethod
+    def example(cls, name: str) -> Config:
+        """Reads a configuration that comes with the package.
+
+        Args:
+            name: `"movielens"`.
+        """
+        return cls.from_yaml(example_path(name))
+
+
+def example_path(name: str) -> Path:
+    """Returns the path of a configuration that comes with the package.
+
+    Args:
+        name: such as `"movielens"`.
+    """
+    return Path(str(resources.files("tfrs_prerank"))) / "configs" / f"{name}.yaml"
+
+
+def make_metrics(names: tuple[str, ...]) -> list[Any]:
+    """Makes metrics from their names.
+
+    Args:
+        names: such as `ndcg@10` or `mrr`.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        ConfigurationError: a name is not understood.
+
+    Example:
+
+    >>> from tfrs_prerank.config import make_metrics
+    >>> [metric.name for metric in make_metrics(("ndcg@5", "gauc"))]
+    ['ndcg@5', 'gauc']
+    """
+    metrics = []
+    for name in names:
+        kind, _, k = name.partition("@")
+        takes_k = kind in ("ndcg", "hit_rate")
+        fits = takes_k == bool(k) and (not k or k.isdecimal() and int(k) > 0)
+        if kind not in _METRICS or not fits:
+            raise ConfigurationError(
+                "a metric is one of ndcg@K, hit_rate@K, mrr and gauc. "
+                f"Received: {name!r}"
+            )
+        metrics.append(_METRICS[kind](k=int(k)) if takes_k else _METRICS[kind]())
+    return metrics

@@ -1,0 +1,419 @@
+"""Your own search logs, Parquet or CSV, as a prepared directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfrs_prerank.datasets import _log_lists as lists
+from tfrs_prerank.datasets import _log_rows as rows
+from tfrs_prerank.datasets._log_rows import DROPPED, REASONS, Wanted
+from tfrs_prerank.datasets._progress import track
+from tfrs_prerank.datasets._records import (
+    OUT_OF_SCENE,
+    optional_columns,
+    required_columns,
+)
+from tfrs_prerank.datasets.documents_file import ID_COLUMN, from_arrow
+from tfrs_prerank.datasets.prepared import check_is_new, prepare
+from tfrs_prerank.declaration import ConfigurationError, declaration, nearest
+from tfrs_prerank.features.declarations import Numeric
+from tfrs_prerank.features.documents import DocumentTable
+from tfrs_prerank.features.schema import Column, Schema
+
+_ROWS_OF_A_PART = 500_000
+_MOST_PARTS = 256
+_END = np.iinfo(np.int64).max
+
+
+@declaration
+class LogColumns:
+    """What the columns of a log are called; left out, they have the names here.
+
+    Attributes:
+      request_id: the request, strings or integers.
+      doc_id: the document, of the type that the schema declares.
+      time: when the request was made: seconds, or a timestamp (UTC where it says no
+        zone).
+      group_id: the user; without such a column each request is its own group.
+      stage: how far the document came, names or codes (0 exposed, 1 ranked,
+        2 preranked_out, 3 catalog, 4 in_batch); without such a column all documents
+        count as exposed.
+      position: where it was shown, from 0; empty for not shown.
+      log_q: log probability with which a sampled document was drawn.
+      labels: column by task, and by `out_of_scene`; a task that is not named here has
+        a column of its own name. An empty cell is an absent label.
+      weights: column by task.
+      teachers: column of teacher logits by task.
+      features: column by feature, for those not called like the feature.
+      document_id: the id in the documents file.
+      document_features: column of the documents file by feature.
+
+    Example:
+    >>> from tfrs_prerank.datasets.logs import LogColumns
+    >>> LogColumns(request_id="sid", labels={"click": "clicked"}).doc_id
+    'doc_id'
+    """
+
+    request_id: str = "request_id"
+    doc_id: str = "doc_id"
+    time: str = "time"
+    group_id: str | None = None
+    stage: str | None = None
+    position: str | None = None
+    log_q: str | None = None
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    weights: dict[str, str] = dataclasses.field(default_factory=dict)
+    teachers: dict[str, str] = dataclasses.field(default_factory=dict)
+    features: dict[str, str] = dataclasses.field(default_factory=dict)
+    document_id: str = ID_COLUMN
+    document_features: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@declaration
+class LogsConfig:
+    """Where logs lie and how they are read.
+
+    Attributes:
+      requests: one or more paths or patterns (`logs/*.parquet`), one row for each
+        (request, document). The rows of a request may lie anywhere in them.
+      documents: a path or pattern, one row for each document.
+      columns: what the columns are called.
+      split: shares of training, validation and test requests, in time order.
+      boundaries: the first seconds of validation and test, instead of shares.
+      separator: stands between several values in a string, as in `War|Drama`.
+      min_documents: shorter lists are dropped.
+      shards: files of each split.
+
+    Example:
+    >>> from tfrs_prerank.datasets.logs import LogsConfig
+    >>> LogsConfig(requests="logs/*.parquet", documents="docs.csv").split
+    (0.8, 0.1, 0.1)
+    """
+
+    requests: str | tuple[str, ...]
+    documents: str
+    columns: LogColumns = LogColumns()
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    boundaries: tuple[int, int] | None = None
+    separator: str = "|"
+    min_documents: int = 1
+    shards: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.split) < 0 or not math.isclose(sum(self.split), 1, abs_tol=1e-6):
+            raise ValueError(
+                f"split needs shares that sum to 1. Received: {self.split}"
+            )
+        if self.boundaries is not None and self.boundaries[0] > self.boundaries[1]:
+            raise ValueError(f"boundaries must ascend. Received: {self.boundaries}")
+        if not self.separator:
+            raise ValueError("separator must not be empty. Received: ''")
+        for name in ("min_documents", "shards"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1. Received: {getattr(self, name)}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertReport:
+    """What became of a log.
+
+    `rows_read = rows_written + sum(rows_dropped.values())`.
+
+    Attributes:
+      rows_read: rows of the log.
+      rows_written: documents in the lists that were written.
+      rows_dropped: dropped rows by reason.
+      requests_written: requests by split.
+      requests_dropped: dropped requests by reason.
+      documents: documents in the table.
+      validation_starts: first second of the validation part, None for no such part.
+      test_starts: first second of the test part, None for no such part.
+    """
+
+    rows_read: int
+    rows_written: int
+    rows_dropped: Mapping[str, int]
+    requests_written: Mapping[str, int]
+    requests_dropped: Mapping[str, int]
+    documents: int
+    validation_starts: int | None
+    test_starts: int | None
+
+    def to_json(self) -> str:
+        """Returns the report as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    def __str__(self) -> str:
+        lines = [("rows read", self.rows_read), ("rows written", self.rows_written)]
+        for what, counts in (
+            ("rows dropped", self.rows_dropped),
+            ("requests written", self.requests_written),
+            ("requests dropped", self.requests_dropped),
+        ):
+            lines += [(f"{what}: {name}", n) for name, n in counts.items()]
+        lines.append(("documents", self.documents))
+        width = max(len(name) for name, _ in lines)
+        return "\n".join(f"{name:<{width}}  {number:>12,}" for name, number in lines)
+
+
+def convert(
+    config: LogsConfig,
+    schema: Schema,
+    output: str | Path,
+    *,
+    chunk_rows: int = 100_000,
+) -> ConvertReport:
+    r"""Makes a prepared directory out of a log and a documents file.
+
+    The log is read in chunks and dealt out to temporary files by the request's id, so
+    memory is bounded by some 500,000 rows and the documents table, not by the log.
+    Requests and lists come out the same in whatever order the rows are.
+
+    An empty cell means: an absent label, weight or teacher; a missing id (`""` or -1)
+    or list; the sentinel of `Numeric(missing=...)`; the zero vector of a `Dense`. A
+    number without a sentinel that is empty, NaN or infinite drops its row. Of several
+    rows of one (request, document) the one with the lowest stage stays, then the lowest
+    position, then the highest labels. A request whose rows disagree on its time, group
+    or a query feature is dropped. A request without a positive label stays.
+
+    Args:
+      config: where the logs lie and what their columns are called.
+      schema: the features and tasks; static document columns come from the documents
+        file, all others from the log. Other columns of the files are ignored.
+      output: the folder to make; see `prepared`.
+      chunk_rows: rows read at once.
+
+    Returns:
+      The counts, which are also in the folder's `report.json`.
+
+    Raises:
+      FileExistsError: the folder exists.
+      FileNotFoundError: there are no such files.
+      ConfigurationError: a column is mapped that the schema does not have.
+      TypeError: a column has another type than declared.
+      ValueError: a column is missing, a cell cannot be read, a document is there twice
+        or lacks a value, or no training request is left.
+
+    Example:
+    >>> import pathlib, tempfile
+    >>> from tfrs_prerank import Categorical, Schema, Task
+    >>> from tfrs_prerank.datasets.logs import LogsConfig, convert
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "log.csv").write_text(
+    ...     "request_id,time,user_id,doc_id,click\n"
+    ...     "r1,1,u1,a,1\nr1,1,u1,b,0\nr2,2,u2,a,0\nr3,3,u1,b,1\nr3,3,u1,c,1\n"
+    ... )
+    >>> _ = (folder / "docs.csv").write_text("doc_id,city\na,Rome\nb,Oslo\n")
+    >>> schema = Schema(
+    ...     features=[Categorical("user_id", "query"), Categorical("city", "doc")],
+    ...     tasks=[Task("click")],
+    ... )
+    >>> config = LogsConfig(
+    ...     requests=str(folder / "log.csv"), documents=str(folder / "docs.csv"),
+    ...     split=(0.4, 0.3, 0.3),
+    ... )
+    >>> report = convert(config, schema, folder / "prepared")
+    >>> report.requests_written, report.rows_dropped
+    ({'train': 1, 'validation': 1, 'test': 1}, {'unknown_document': 1})
+    """
+    output = Path(output)
+    check_is_new(output)
+    if chunk_rows < 1:
+        raise ValueError(f"chunk_rows must be at least 1. Received: {chunk_rows}")
+    _check_mapping(config.columns, schema)
+    files = rows.find_files(config.requests, "requests")
+    wanted = _wanted(config.columns, schema, rows.names_in(files[0]))
+    for file in files:
+        rows.check_names(file, wanted)
+    documents = _documents(config, schema, chunk_rows)
+    columns = {item.column.name: item.column for item in wanted}
+    columns["doc_ids"] = columns.pop("doc_id")
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".tmp-{output.name}-", dir=output.parent
+    ) as folder:
+        counts = lists.Counts()
+        expected = sum(rows.count_rows(file) for file in files)
+        parts = min(max(1, -(-expected // _ROWS_OF_A_PART)), _MOST_PARTS)
+        chunks = _chunks(files, wanted, config.separator, chunk_rows, documents)
+        paths = lists.deal_out(
+            track(chunks, "reading the log", -(-expected // chunk_rows)),
+            Path(folder),
+            parts,
+            counts,
+        )
+        times = [
+            lists.group(path, columns, config.min_documents, counts)
+            for path in track(paths, "grouping requests")
+        ]
+        report, (validation, test) = _report(
+            config, counts, np.sort(np.concatenate([np.zeros(0, np.int64), *times])),
+            len(documents),
+        )  # fmt: skip
+        span = lists.Requests(tuple(paths), columns, np.iinfo(np.int64).min, _END)
+        prepare(
+            schema,
+            dataclasses.replace(span, stop=validation),
+            dataclasses.replace(span, start=validation, stop=test),
+            dataclasses.replace(span, start=test),
+            documents,
+            output,
+            report=dataclasses.asdict(report),
+            shards=config.shards,
+        )
+    return report
+
+
+def _check_mapping(columns: LogColumns, schema: Schema) -> None:
+    """Refuses a mapping of what the schema does not have."""
+    tasks = schema.task_names
+    of_requests = [
+        n for n, c in schema.columns().items() if not c.static and n != "time"
+    ]
+    of_documents = list(_document_columns(schema))
+    for where, mapping, known in (
+        ("labels", columns.labels, [*tasks, "out_of_scene"]),
+        ("weights", columns.weights, tasks),
+        ("teachers", columns.teachers, tasks),
+        ("features", columns.features, of_requests),
+        ("document_features", columns.document_features, of_documents),
+    ):
+        for name in mapping:
+            if name not in known:
+                other = " (it is a column of the documents: document_features)"
+                hint = other if where == "features" and name in of_documents else ""
+                raise ConfigurationError(
+                    f"columns.{where}: unknown {name!r}{hint}; {nearest(name, known)}"
+                )
+
+
+def _wanted(columns: LogColumns, schema: Schema, there: list[str]) -> list[Wanted]:
+    """Returns the columns to read from the log."""
+    required = required_columns(schema)
+    optional = optional_columns(schema)
+    wanted = [
+        Wanted(Column("doc_id", schema.doc_id, None, "doc"), columns.doc_id, "doc_id")
+    ]
+    known = {**required, **optional}
+    for name in ("request_id", "time"):
+        wanted.append(Wanted(known[name], getattr(columns, name), name))
+    for name in ("group_id", "stage", "position", "log_q"):
+        source = getattr(columns, name)
+        if source is not None or name in required or name in there:
+            wanted.append(Wanted(known[name], source or name, name))
+    for task in schema.task_names:
+        name = f"label/{task}"
+        wanted.append(Wanted(known[name], columns.labels.get(task, task), "label"))
+    if "out_of_scene" in columns.labels and OUT_OF_SCENE in optional:
+        source = columns.labels["out_of_scene"]
+        wanted.append(Wanted(known[OUT_OF_SCENE], source, "label"))
+    for role, mapping in (("weight", columns.weights), ("teacher", columns.teachers)):
+        for task, source in mapping.items():
+            wanted.append(Wanted(known[f"{role}/{task}"], source, role))
+    for name, column in schema.columns().items():
+        if not column.static and name != "time":
+            source = columns.features.get(name, name)
+            wanted.append(_feature(schema, column, source))
+    return wanted
+
+
+def _feature(schema: Schema, column: Column, source: str) -> Wanted:
+    feature = schema[column.name]
+    is_number = isinstance(feature, Numeric)
+    missing = feature.missing if is_number else None
+    return Wanted(column, source, is_number=is_number, missing=missing)
+
+
+def _document_columns(schema: Schema) -> dict[str, Column]:
+    columns = schema.columns("doc")
+    return {name: c for name, c in columns.items() if not c.training_only}
+
+
+def _documents(config: LogsConfig, schema: Schema, chunk_rows: int) -> DocumentTable:
+    id_column = Column(ID_COLUMN, schema.doc_id, None, "doc")
+    wanted = [Wanted(id_column, config.columns.document_id, "doc_id")]
+    for name, column in _document_columns(schema).items():
+        source = config.columns.document_features.get(name, name)
+        wanted.append(_feature(schema, column, source))
+    tables = []
+    for file in rows.find_files(config.documents, "documents"):
+        rows.check_names(file, wanted)
+        for table in rows.read_rows(file, wanted, config.separator, chunk_rows):
+            dropped = table.column(DROPPED).to_numpy()
+            if dropped.any():
+                row = int(np.flatnonzero(dropped)[0])
+                raise ValueError(
+                    f"{file}: document {table.column(ID_COLUMN)[row].as_py()!r} has "
+                    f"{REASONS[dropped[row]].replace('_', ' ')}; correct its row or "
+                    "declare Numeric(missing=...)"
+                )
+            tables.append(table.drop_columns([DROPPED]))
+    if not tables:
+        raise ValueError(f"{config.documents} holds no documents; give at least one")
+    return from_arrow(pa.concat_tables(tables), config.documents)
+
+
+def _chunks(
+    files: list[Path],
+    wanted: list[Wanted],
+    separator: str,
+    chunk_rows: int,
+    documents: DocumentTable,
+) -> Iterator[pa.Table]:
+    known = pa.array(documents.ids)
+    code = REASONS.index("unknown_document")
+    for file in files:
+        for chunk in rows.read_rows(file, wanted, separator, chunk_rows):
+            unknown = ~pc.is_in(chunk.column("doc_id"), value_set=known).to_numpy()
+            dropped = np.array(chunk.column(DROPPED).to_numpy())
+            dropped[unknown & ((dropped == 0) | (dropped > code))] = code
+            place = chunk.column_names.index(DROPPED)
+            yield chunk.set_column(place, DROPPED, pa.array(dropped))
+
+
+def _report(
+    config: LogsConfig, counts: lists.Counts, times: np.ndarray, documents: int
+) -> tuple[ConvertReport, tuple[int, int]]:
+    """Splits by time; requests of one second stay together."""
+    if config.boundaries is not None:
+        starts = config.boundaries
+    else:
+        # The small number makes .8 + .1 of 10 requests 9, not 8.
+        shares = np.cumsum(config.split)[:2]
+        places = np.floor(shares * len(times) + 1e-6).astype(int)
+        later = np.append(times, _END)
+        starts = (int(later[places[0]]), int(later[places[1]]))
+    ends = [0, *np.searchsorted(times, starts), len(times)]
+    written = dict(zip(("train", "validation", "test"), np.diff(ends), strict=True))
+    rows_dropped = {
+        reason: counts.rows[reason] for reason in REASONS if counts.rows[reason]
+    }
+    requests_dropped = {name: n for name, n in sorted(counts.requests.items()) if n}
+    report = ConvertReport(
+        rows_read=counts.rows_read,
+        rows_written=counts.rows_read - sum(rows_dropped.values()),
+        rows_dropped=rows_dropped,
+        requests_written={name: int(n) for name, n in written.items()},
+        requests_dropped=requests_dropped,
+        documents=documents,
+        validation_starts=None if starts[0] == _END else starts[0],
+        test_starts=None if starts[1] == _END else starts[1],
+    )
+    if written["train"] == 0:
+        raise ValueError(
+            f"of {counts.rows_read} rows {len(times)} requests are left and none lies "
+            f"before the validation part; dropped rows: {rows_dropped}"
+        )
+    return report, starts

@@ -1,0 +1,404 @@
+"""The commands of `tfrs-prerank` as functions: from a configuration to served scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfrs_prerank.config import Config, MovieLensConfig, make_metrics
+from tfrs_prerank.datasets import logs, movielens
+from tfrs_prerank.datasets.documents_file import read_documents
+from tfrs_prerank.datasets.prepared import prepare as write_prepared
+from tfrs_prerank.datasets.requests import RequestReader, read
+from tfrs_prerank.evaluation import Evaluation
+from tfrs_prerank.evaluation import evaluate as evaluate_rankings
+from tfrs_prerank.features.documents import DocumentTable
+from tfrs_prerank.features.schema import Schema
+from tfrs_prerank.models.prerank import PreRanker
+from tfrs_prerank.models.run_directory import vars_of
+from tfrs_prerank.optimizers import LazyAdam
+
+if TYPE_CHECKING:
+    from tfrs_prerank.serving.export import Exported
+
+SPLITS = ("train", "validation", "test")
+
+
+def prepare(config: Config, directory: str | Path) -> Schema:
+    """Turns a configuration's data into a prepared directory.
+
+    Args:
+        config: the configuration.
+        directory: the folder to make; it must not exist.
+
+    Returns:
+        The schema with vocabularies and statistics.
+
+    Raises:
+        FileExistsError: the folder exists.
+        FileNotFoundError: the data is not there; the ways to get it are named.
+    """
+    if not isinstance(config.data, MovieLensConfig):
+        logs.convert(config.data, config.schema, directory)
+        return Schema.from_yaml(Path(directory) / "schema.yaml")
+    options = dataclasses.asdict(config.data)
+    del options["source"]
+    made = movielens.load(options.pop("path"), **options)
+    parts = [_declared(getattr(made, split), config.schema) for split in SPLITS]
+    return write_prepared(
+        config.schema, *parts, made.documents, directory, report=made.report
+    )
+
+
+def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
+    """Trains a model on a prepared directory and writes its run directory.
+
+    An interrupted training goes on where it was when it is started again: its state is
+    kept beside the run directory until it ends.
+
+    Args:
+        config: the configuration; its schema is taken from the prepared directory.
+        data: the prepared directory.
+        directory: the run directory; an earlier one is replaced.
+
+    Returns:
+        The trained model.
+    """
+    import tensorflow as tf
+
+    training = config.training
+    directory = Path(directory)
+    tf.keras.utils.set_random_seed(training.seed)
+    schema = prepared_schema(data)
+    documents = read_documents(Path(data) / "documents.parquet")
+    train_requests, validation = (
+        read(
+            data,
+            split,
+            schema=schema,
+            documents=documents,
+            batch_size=training.batch_size,
+            shuffle=split == "train",
+            seed=training.seed,
+        )
+        for split in ("train", "validation")
+    )
+    model = PreRanker(schema, objective=config.objective, **vars_of(config.model))
+    model.compile(
+        LazyAdam(training.learning_rate), metrics=make_metrics(training.metrics)
+    )
+    backup = directory.with_name(f".{directory.name}-backup")
+    callbacks: list[Any] = [tf.keras.callbacks.BackupAndRestore(str(backup))]
+    if training.early_stopping is not None:
+        callbacks.append(
+            tf.keras.callbacks.EarlyStopping(
+                patience=training.early_stopping, restore_best_weights=True
+            )
+        )
+    model.fit(
+        train_requests,
+        epochs=training.epochs,
+        validation_data=validation(0),
+        callbacks=callbacks,
+        # A bar redrawn for every step is for a person, not for a log file.
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    model.save(directory)
+    shutil.rmtree(backup, ignore_errors=True)
+    return model
+
+
+def evaluate(
+    model: PreRanker, config: Config, data: str | Path, split: str = "test"
+) -> Evaluation:
+    """Measures a model and the configuration's baselines on prepared requests.
+
+    Args:
+        model: the model.
+        config: names the metrics and the baselines.
+        data: the prepared directory.
+        split: `"test"`, `"validation"` or `"train"`.
+
+    Returns:
+        The table.
+    """
+    settings = config.evaluation
+    requests = open_requests(data, split, settings.batch_size)
+    rankings: dict[str, Any] = {"model": model, **settings.baselines}
+    return evaluate_rankings(
+        {**rankings, "random": "random"},
+        requests,
+        metrics=make_metrics(settings.metrics),
+        samples=settings.samples,
+    )
+
+
+def export(
+    model: PreRanker,
+    config: Config,
+    data: str | Path,
+    directory: str | Path,
+    version: int | None = None,
+) -> Exported:
+    """Exports a model with the documents of a prepared directory.
+
+    Args:
+        model: the model.
+        config: what the export holds.
+        data: the prepared directory.
+        directory: the model's directory, such as `saved_models/movielens`.
+        version: its number; None takes the next one.
+
+    Returns:
+        What was written.
+    """
+    from tfrs_prerank.serving.export import export as export_model
+
+    settings = config.export
+    documents = read_documents(Path(data) / "documents.parquet")
+    return export_model(
+        model,
+        documents,
+        directory,
+        version=version,
+        k=settings.k,
+        task=settings.task,
+        warmup_lengths=settings.warmup_lengths,
+        serving_version=settings.serving_version,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """One place of a served ranking.
+
+    Attributes:
+        rank: from 1.
+        doc_id: the document.
+        score: its pre-rank score.
+        title: its title, or its id where the documents have none.
+        labels: its labels in the logged request, by task.
+    """
+
+    rank: int
+    doc_id: str
+    score: float
+    title: str
+    labels: Mapping[str, float]
+
+
+def query(
+    target: str,
+    model: str,
+    data: str | Path,
+    number: int = 0,
+    split: str = "test",
+    protocol: str = "grpc",
+    top: int = 10,
+    title: str = "title",
+) -> tuple[dict[str, Any], list[Ranked]]:
+    """Sends a logged request to a server and returns the ranking that comes back.
+
+    Args:
+        target: `host:port` for gRPC, `http://host:port` for REST.
+        model: the model's name on the server.
+        data: the prepared directory that the request is taken from.
+        number: which request of the split, from 0.
+        split: the split.
+        protocol: `"grpc"` or `"rest"`.
+        top: places to return.
+        title: the documents' column that holds their titles.
+
+    Returns:
+        The request's query features, and the best documents, best first.
+
+    Raises:
+        IndexError: the split has fewer requests.
+    """
+    from tfrs_prerank.serving.client import Client
+
+    documents = read_documents(Path(data) / "documents.parquet")
+    schema = prepared_schema(data)
+    batch = _request(data, split, number)
+    inputs = {
+        name: batch[name]
+        for name, column in schema.columns().items()
+        if column.owner in ("query", "cross") and not column.training_only
+    }
+    doc_ids = batch["doc_ids"]
+    inputs |= {"doc_ids": doc_ids, "num_docs": np.array([doc_ids.shape[1]], np.int32)}
+    with Client(target, model=model, protocol=protocol) as client:
+        answer = client.predict(inputs, signature="rank")
+    titles = _titles(documents, title)
+    ranking = []
+    for place in range(min(top, answer["doc_ids"].shape[1])):
+        if not answer["found"][0, place]:
+            break
+        position = int(answer["positions"][0, place])
+        doc_id = _text(answer["doc_ids"][0, place])
+        labels = {
+            task: float(batch[f"label/{task}"][0, position])
+            for task in schema.task_names
+            if f"label/{task}" in batch
+        }
+        score = float(answer["scores"][0, place])
+        ranking.append(
+            Ranked(place + 1, doc_id, score, titles.get(doc_id, doc_id), labels)
+        )
+    shown = {
+        name: _shown(batch[name][0])
+        for name, column in schema.columns("query").items()
+        if not column.training_only
+    }
+    return shown, ranking
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """What the demo made and found.
+
+    Attributes:
+        data: the prepared directory.
+        run: the run directory.
+        exported: what was exported.
+        evaluation: the table of the test requests.
+        request: the query features of the request that was sent.
+        rest: the ranking that came back over REST.
+        grpc: the ranking that came back over gRPC.
+    """
+
+    data: Path
+    run: Path
+    exported: Exported
+    evaluation: Evaluation
+    request: Mapping[str, Any]
+    rest: list[Ranked]
+    grpc: list[Ranked]
+
+
+def demo(
+    config: Config,
+    runs: str | Path = "runs/movielens",
+    saved_models: str | Path = "saved_models/movielens",
+    say: Callable[[str], None] = print,
+) -> Demo:
+    """Goes the whole way: data, training, evaluation, export, server, two requests.
+
+    Args:
+        config: the configuration.
+        runs: where the prepared data and the run directory go; both are replaced.
+        saved_models: where the export goes, as its next version.
+        say: called with a line before each part.
+
+    Returns:
+        Everything that was made.
+    """
+    from tfrs_prerank.serving.server import LocalServer
+
+    data, run = Path(runs) / "data", Path(runs) / "model"
+    shutil.rmtree(data, ignore_errors=True)
+    say("[1/5] making search requests")
+    prepare(config, data)
+    say("[2/5] training")
+    model = train(config, data, run)
+    say("[3/5] evaluating on the test requests")
+    evaluation = evaluate(model, config, data)
+    say("[4/5] exporting")
+    exported = export(model, config, data, saved_models)
+    say("[5/5] serving and asking")
+    with LocalServer(saved_models, rest_port=0, grpc_port=0) as server:
+        request, rest = query(server.rest_url, server.name, data, protocol="rest")
+        _, grpc = query(server.grpc_target, server.name, data, protocol="grpc")
+    return Demo(data, run, exported, evaluation, request, rest, grpc)
+
+
+# Prepared directories.
+
+
+def prepared_schema(data: str | Path) -> Schema:
+    """Returns the schema of a prepared directory.
+
+    Args:
+        data: the directory.
+
+    Raises:
+        FileNotFoundError: it is no prepared directory.
+    """
+    path = Path(data) / "schema.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{data} is no prepared directory: no schema.yaml in it; "
+            "make one with `tfrs-prerank prepare`"
+        )
+    return Schema.from_yaml(path)
+
+
+def open_requests(data: str | Path, split: str, batch_size: int) -> RequestReader:
+    """Opens a split of a prepared directory, in the order of its requests.
+
+    Args:
+        data: the directory.
+        split: `"train"`, `"validation"` or `"test"`.
+        batch_size: requests of a batch.
+    """
+    return read(
+        data,
+        split,
+        schema=prepared_schema(data),
+        documents=read_documents(Path(data) / "documents.parquet"),
+        batch_size=batch_size,
+        shuffle=False,
+    )
+
+
+def _declared(requests: list[dict[str, Any]], schema: Schema) -> list[dict[str, Any]]:
+    """Leaves out the columns that a schema does not declare."""
+    own = ("doc_ids", "request_id", "group_id", "time", "stage", "position", "log_q")
+    columns = schema.columns()
+    return [
+        {
+            name: value
+            for name, value in request.items()
+            if name in columns or name in own or "/" in name
+        }
+        for request in requests
+    ]
+
+
+def _request(data: str | Path, split: str, number: int) -> dict[str, np.ndarray]:
+    requests = open_requests(data, split, batch_size=1)
+    if not 0 <= number < requests.num_requests:
+        raise IndexError(
+            f"{split} has {requests.num_requests} requests, numbered from 0. "
+            f"Received: {number}"
+        )
+    for batch in requests(0).skip(number).take(1):
+        return {name: value.numpy() for name, value in batch.items()}
+    raise IndexError(f"{split} has no request {number}")
+
+
+def _titles(documents: DocumentTable, column: str) -> dict[str, str]:
+    if column not in documents.columns:
+        return {}
+    titles = documents.columns[column]
+    return {
+        _text(doc_id): _text(title)
+        for doc_id, title in zip(documents.ids, titles, strict=True)
+    }
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def _shown(value: Any) -> Any:
+    """Turns a column's value into what a person reads, pads left out."""
+    if isinstance(value, np.ndarray):
+        return [_shown(item) for item in value if item not in (b"", "", -1)]
+    return value.decode("utf-8") if isinstance(value, bytes) else value
