@@ -120,7 +120,7 @@ def demo(
     click.echo(f"  tfrs-prerank serve {output}")
     click.echo(
         "  docker run -p 8500:8500 -p 8501:8501 "
-        f'-v "$PWD/{output}:/models/{output.name}" '
+        f'-v "{output.resolve()}:/models/{output.name}" '
         f"-e MODEL_NAME={output.name} tensorflow/serving:2.20.0"
     )
 

@@ -25,6 +25,38 @@ from tfrs_prerank.objectives.objective import Objective
 _METRICS = {"ndcg": NDCG, "mrr": MRR, "hit_rate": HitRate, "gauc": GAUC}
 
 
+def make_metrics(names: tuple[str, ...]) -> list[Any]:
+    """Makes metrics from their names.
+
+    Args:
+        names: such as `ndcg@10` or `mrr`.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        ConfigurationError: a name is not understood.
+
+    Example:
+
+    >>> from tfrs_prerank.config import make_metrics
+    >>> [metric.name for metric in make_metrics(("ndcg@5", "gauc"))]
+    ['ndcg@5', 'gauc']
+    """
+    metrics = []
+    for name in names:
+        kind, _, k = name.partition("@")
+        takes_k = kind in ("ndcg", "hit_rate")
+        fits = takes_k == bool(k) and (not k or k.isdecimal() and int(k) > 0)
+        if kind not in _METRICS or not fits:
+            raise ConfigurationError(
+                "a metric is one of ndcg@K, hit_rate@K, mrr and gauc. "
+                f"Received: {name!r}"
+            )
+        metrics.append(_METRICS[kind](k=int(k)) if takes_k else _METRICS[kind]())
+    return metrics
+
+
 @declaration
 class MovieLensConfig:
     """MovieLens as search requests; see `tfrs_prerank.datasets.movielens`.
@@ -176,10 +208,16 @@ class Config:
         base = path.resolve().parent
         schema = Schema.from_mapping(to_mapping(config.schema), str(path), base)
         data = config.data
-        for name in ("path", "requests", "documents"):
-            value = getattr(data, name, None)
-            if isinstance(value, str):
-                data = dataclasses.replace(data, **{name: str(base / value)})
+        if isinstance(data, LogsConfig):
+            given = data.requests
+            files = (given,) if isinstance(given, str) else given
+            data = dataclasses.replace(
+                data,
+                requests=tuple(str(base / file) for file in files),
+                documents=str(base / data.documents),
+            )
+        elif data.path is not None:
+            data = dataclasses.replace(data, path=str(base / data.path))
         absolute: Config = dataclasses.replace(config, schema=schema, data=data)
         return absolute
 
@@ -200,35 +238,3 @@ def example_path(name: str) -> Path:
         name: such as `"movielens"`.
     """
     return Path(str(resources.files("tfrs_prerank"))) / "configs" / f"{name}.yaml"
-
-
-def make_metrics(names: tuple[str, ...]) -> list[Any]:
-    """Makes metrics from their names.
-
-    Args:
-        names: such as `ndcg@10` or `mrr`.
-
-    Returns:
-        The metrics.
-
-    Raises:
-        ConfigurationError: a name is not understood.
-
-    Example:
-
-    >>> from tfrs_prerank.config import make_metrics
-    >>> [metric.name for metric in make_metrics(("ndcg@5", "gauc"))]
-    ['ndcg@5', 'gauc']
-    """
-    metrics = []
-    for name in names:
-        kind, _, k = name.partition("@")
-        takes_k = kind in ("ndcg", "hit_rate")
-        fits = takes_k == bool(k) and (not k or k.isdecimal() and int(k) > 0)
-        if kind not in _METRICS or not fits:
-            raise ConfigurationError(
-                "a metric is one of ndcg@K, hit_rate@K, mrr and gauc. "
-                f"Received: {name!r}"
-            )
-        metrics.append(_METRICS[kind](k=int(k)) if takes_k else _METRICS[kind]())
-    return metrics

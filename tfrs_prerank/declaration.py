@@ -17,8 +17,11 @@ import typing_extensions
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated_dataclass
+from pydantic_core import ArgsKwargs
 
 T = TypeVar("T")
+
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class ConfigurationError(ValueError):
@@ -29,8 +32,8 @@ class ConfigurationError(ValueError):
 def declaration(cls: type[T]) -> type[T]:
     """Makes a class a frozen dataclass whose fields are checked on construction.
 
-    Unknown fields are refused. Errors are one line that names the field, the value
-    received and what is wanted.
+    Unknown fields, NaN and infinity are refused. Errors are one line that names the
+    field, the value received and what is wanted.
 
     Args:
         cls: a class with annotated fields.
@@ -50,7 +53,9 @@ def declaration(cls: type[T]) -> type[T]:
 integer, unable to parse string as an integer. Received: 'long'
     """
     made: Any = validated_dataclass(
-        frozen=True, config=ConfigDict(extra="forbid", validate_default=True)
+        frozen=True,
+        # NaN passes every comparison that a check is made of.
+        config=ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False),
     )(cls)
     validated_init = made.__init__
 
@@ -158,6 +163,8 @@ def nearest(name: str, known: Any) -> str:
         A clause to end an error message with.
     """
     known = sorted(str(item) for item in known)
+    if not known:
+        return "there is none"
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
@@ -173,13 +180,16 @@ def _is_default(field: dataclasses.Field[Any], item: Any) -> bool:
 
 
 def _one_line(error: ValidationError, where: str, kind: Any) -> str:
-    """Puts the first finding of a validation error on one line."""
-    first = error.errors()[0]
+    """Puts the finding of a validation error that helps most on one line."""
+    findings = error.errors()
+    # A misspelt key is also a missing one; the misspelling is what must be mended.
+    unknown = [finding for finding in findings if finding["type"] in _UNKNOWN_KEY]
+    first = (unknown or findings)[0]
     location = where
-    for part in first["loc"]:
+    for part in _named(first["loc"], kind):
         location += f"[{part}]" if isinstance(part, int) else f".{part}"
     problem, received = first["type"], first["input"]
-    if problem in ("extra_forbidden", "unexpected_keyword_argument"):
+    if problem in _UNKNOWN_KEY:
         key = str(first["loc"][-1])
         known = _fields_near(kind, first["loc"][:-1])
         return f"{location}: unknown key {key!r}; {nearest(key, known)}"
@@ -193,9 +203,28 @@ def _one_line(error: ValidationError, where: str, kind: Any) -> str:
         return f"{location}: needs a `kind`. Received: {received!r}"
     if problem == "value_error":
         # Checks of our own already name the value they received.
-        return f"{location}: {first['ctx']['error']}"
+        return f"{location}{_name_in(received)}: {first['ctx']['error']}"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{location}: {message}. Received: {received!r}"
+
+
+def _named(location: tuple[int | str, ...], kind: Any) -> tuple[int | str, ...]:
+    """Replaces the place of a positional argument by the field's name."""
+    if location and isinstance(location[0], int) and dataclasses.is_dataclass(kind):
+        fields = [field.name for field in dataclasses.fields(kind) if field.init]
+        if location[0] < len(fields):
+            return (fields[location[0]], *location[1:])
+    return location
+
+
+def _name_in(received: Any) -> str:
+    """Returns the `name` among a declaration's arguments, quoted, where it has one."""
+    if isinstance(received, ArgsKwargs):
+        arguments = received.kwargs or {}
+        name = arguments.get("name", received.args[0] if received.args else None)
+    else:
+        name = received.get("name") if isinstance(received, Mapping) else None
+    return f" {name!r}" if isinstance(name, str) else ""
 
 
 def _fields_near(kind: Any, path: tuple[int | str, ...]) -> list[str]:

@@ -104,7 +104,7 @@ def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
     model.fit(
         train_requests,
         epochs=training.epochs,
-        validation_data=validation(0),
+        validation_data=validation,
         callbacks=callbacks,
         # A bar redrawn for every step is for a person, not for a log file.
         verbose=1 if sys.stdout.isatty() else 2,

@@ -65,6 +65,13 @@ class Tower:
                 )
         if any(unit < 1 for unit in self.units):
             raise ValueError(f"units must be at least 1. Received: {self.units}")
+        try:
+            tf.keras.activations.get(self.activation)
+        except ValueError:
+            raise ValueError(
+                "activation must be one of tf.keras.activations, such as 'relu'. "
+                f"Received: {self.activation!r}"
+            ) from None
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1). Received: {self.dropout}")
         if self.rank is not None and self.interaction != "dcn_v2":
@@ -88,6 +95,9 @@ class TowerModel(tfrs.Model):
         tasks: number of tasks.
         size: numbers for each task: `tower.output`, or 1 for a logit.
         name: name of the model.
+
+    Raises:
+        ValueError: the features belong to several owners, or there is none.
     """
 
     def __init__(
@@ -99,6 +109,13 @@ class TowerModel(tfrs.Model):
         size: int,
         name: str,
     ) -> None:
+        features = tuple(features)
+        if len({feature.owner for feature in features}) != 1:
+            owned = ", ".join(f"{f.name} of {f.owner}" for f in features)
+            raise ValueError(
+                f"{name} reads the features of one owner, at least one. "
+                f"Received: {owned or 'none'}"
+            )
         # Numbers must reach their encoders in the type they came in.
         super().__init__(name=name, autocast=False)
         self.tower = tower

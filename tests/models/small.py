@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -119,7 +120,7 @@ def year_of(movies: np.ndarray) -> np.ndarray:
 
 
 def padded(arrays: Arrays, columns: int, garbage: bool = False) -> Arrays:
-    """Makes every list longer by masked columns: pads, or values that must not count."""
+    """Makes lists longer by masked columns: pads, or values that must not count."""
     longer = {}
     length = arrays["mask"].shape[1]
     for name, values in arrays.items():
@@ -164,10 +165,10 @@ def _dtype(values: np.ndarray) -> tf.DType:
 
 
 def state_of(model: tp.PreRanker) -> dict[str, np.ndarray]:
-    """Every weight and moving statistic of the network."""
-    return {
-        f"{place}:{v.name}": v.numpy() for place, v in enumerate(model.network.weights)
-    }
+    """Every weight and moving statistic of the network, by place and name."""
+    weights = enumerate(model.network.weights)
+    # Keras numbers its names: dense, dense_1, ...
+    return {f"{n} {re.sub(r'_[0-9]+', '', v.name)}": v.numpy() for n, v in weights}
 
 
 def assert_same_state(

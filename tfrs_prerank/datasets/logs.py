@@ -8,6 +8,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -92,6 +93,7 @@ class LogsConfig:
       separator: stands between several values in a string, as in `War|Drama`.
       min_documents: shorter lists are dropped.
       shards: files of each split.
+      source: always `"logs"`, in a configuration file.
 
     Example:
     >>> from tfrs_prerank.datasets.logs import LogsConfig
@@ -107,6 +109,7 @@ class LogsConfig:
     separator: str = "|"
     min_documents: int = 1
     shards: int = 1
+    source: Literal["logs"] = "logs"
 
     def __post_init__(self) -> None:
         if min(self.split) < 0 or not math.isclose(sum(self.split), 1, abs_tol=1e-6):

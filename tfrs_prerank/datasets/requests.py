@@ -190,7 +190,7 @@ class RequestReader:
     or `[B, T]`, document and cross features `[B, L]` or `[B, L, T]`), `doc_ids`, `mask`
     (bool, true = real), `label/<task>` (float32), `stage` and `position` (int32), all
     `[B, L]`, and `request_id`, `group_id` (string) and `time` (int64) of `[B]`; also
-    `log_q`, `weight/<task>`, `teacher/<task>`, `label/out_of_scene` where they are there.
+    `log_q`, `weight/<task>`, `teacher/<task>`, `label/out_of_scene` where they exist.
     L is the batch's longest list; rows are filled up with `""`, -1 and 0. Lists within
     lists are cut or filled up to the declared length. Where the files lack `stage`,
     documents count as exposed; without `position` it is -1, without `time` 0.
@@ -252,7 +252,9 @@ class RequestReader:
             found = re.search(r"assertion failed: \[(request .*?)\]", error.message)
             if found is None:
                 raise
-            raise ValueError(found[1]) from None
+            # TensorFlow escapes quotes and all but ASCII.
+            text = found[1].encode().decode("unicode_escape").encode("latin-1")
+            raise ValueError(text.decode("utf-8", errors="replace")) from None
 
     def __call__(self, epoch: Any) -> tf.data.Dataset:
         """Returns the batches of one epoch.
@@ -340,7 +342,7 @@ class RequestReader:
         for name, values in parsed.items():
             column = self._columns[name]
             if column.owner != "query":
-                message = f"column {name!r} has not one value for each of 'doc_ids'"
+                message = f"column {name} has not one value for each of doc_ids"
                 _check(values.row_lengths() == lengths, parsed, message)
             batch[name] = _padded(values, column)
         mask = tf.sequence_mask(lengths)
@@ -355,13 +357,14 @@ class RequestReader:
             parsed,
             lambda: tf.strings.join(
                 [
-                    "column 'doc_ids': document '",
+                    "document ",
                     _text(tf.boolean_mask(batch["doc_ids"], unknown)[0]),
-                    "' is not in the documents table; add it there or leave it out",
+                    " is not in the documents table; add it there or leave it out",
                 ]
             ),
         )
-        rows = tf.where(mask, rows, self._pad_row)
+        # Unknown ones too: a failure to gather must not come before the message.
+        rows = tf.where(rows < 0, tf.constant(self._pad_row, tf.int64), rows)
         for name, table in self._table.items():
             batch[name] = tf.gather(table, rows)
         return batch
@@ -494,7 +497,7 @@ def _check(
         name: Any = tf.strings.as_string(first)
         called = tf.strings.join(["number ", name, " of a batch"])
         if "request_id" in parsed:
-            called = tf.strings.join(["'", parsed["request_id"][first], "'"])
+            called = parsed["request_id"][first]
         text = message if isinstance(message, str) else message()
         return tf.debugging.Assert(
             False, [tf.strings.join(["request ", called, ": ", text])]

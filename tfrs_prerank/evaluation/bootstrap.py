@@ -28,7 +28,6 @@ def number_groups(keys: np.ndarray, request_ids: np.ndarray) -> np.ndarray:
         int64 `[n]`.
 
     Example:
-
     >>> import numpy as np
     >>> ids = np.array([b"r2", b"r1", b"r3", b"r4"])
     >>> number_groups(np.array([b"", b"", b"ann", b"ann"]), ids).tolist()

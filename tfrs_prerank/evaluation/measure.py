@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,6 @@ def evaluate(
         TypeError: an argument or a batch is of the wrong type.
 
     Example:
-
     >>> import numpy as np
     >>> from tfrs_prerank.metrics import MRR
     >>> batch = {
@@ -101,7 +100,6 @@ def evaluate(
     _check_metrics(metrics)
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
         raise ValueError(f"samples={samples!r}: give a positive number of resamples")
-    per_list = [_traced(metric) for metric in metrics]
     names: list[str] | None = [tasks] if isinstance(tasks, str) else None
     if tasks is not None and names is None:
         names = list(tasks)
@@ -112,7 +110,7 @@ def evaluate(
     for batch in track(_batches(data), "evaluating", _length(data)):
         if names is None:
             names = _tasks_of(rankings, batch)
-        value, weight = _measure(rows, batch, names, metrics, per_list)
+        value, weight = _measure(rows, batch, names, metrics)
         values.append(value)
         weights.append(weight)
         keys.append(_keys(batch, groups, len(value)))
@@ -192,7 +190,6 @@ def _measure(
     batch: Mapping[str, tf.Tensor],
     tasks: list[str],
     metrics: list[Any],
-    per_list: list[Callable[..., tuple[tf.Tensor, tf.Tensor]]],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns values and weights of a batch's lists, float64 `[B, cells]`."""
     reads = {metric.reads for metric in metrics}
@@ -205,12 +202,12 @@ def _measure(
         # All rows at once, one below the other.
         labels = tf.tile(labels, [len(rows), 1])
         where = tf.tile(where, [len(rows), 1])
-        for metric, function in zip(metrics, per_list, strict=True):
+        for metric in metrics:
             kind = task if metric.reads == "logits" else "scores"
             scores = tf.concat([output[kind] for output in outputs], axis=0)
-            value, weight = (x.numpy() for x in function(labels, scores, where))
-            value = value.reshape(len(rows), -1)
-            weight = weight.reshape(len(rows), -1)
+            value, weight = metric.per_list(labels, scores, where=where)
+            value = value.numpy().reshape(len(rows), -1)
+            weight = weight.numpy().reshape(len(rows), -1)
             for ranking, broken in zip(rows, np.isnan(value).any(axis=1), strict=True):
                 if broken:
                     raise ValueError(
@@ -242,17 +239,6 @@ def _check_metrics(metrics: list[Any]) -> None:
             raise ValueError(f"two metrics are called {name!r}: give one a name=")
 
 
-def _traced(metric: Any) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    def per_list(
-        labels: tf.Tensor, scores: tf.Tensor, where: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        return metric.per_list(labels, scores, where=where)
-
-    lists = tf.TensorSpec([None, None], tf.float64)
-    mask = tf.TensorSpec([None, None], tf.bool)
-    return tf.function(per_list, input_signature=[lists, lists, mask])
-
-
 def _batches(data: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, tf.Tensor]]:
     for batch in data:
         if not isinstance(batch, Mapping):
@@ -276,9 +262,7 @@ def _length(data: Any) -> int | None:
     if isinstance(data, tf.data.Dataset):
         length = int(data.cardinality())
         if length == tf.data.INFINITE_CARDINALITY:
-            raise ValueError(
-                "the data has no end: leave out repeat() or add take()"
-            )
+            raise ValueError("the data has no end: leave out repeat() or add take()")
         return length if length >= 0 else None
     return len(data) if hasattr(data, "__len__") else None
 
@@ -292,9 +276,7 @@ def _tasks_of(rankings: Mapping[str, Any], batch: Mapping[str, Any]) -> list[str
     names = [name.removeprefix("label/") for name in columns]
     names = [name for name in names if name != "out_of_scene"]
     if not names:
-        raise KeyError(
-            "the batch has no 'label/<task>' column; add the labels"
-        )
+        raise KeyError("the batch has no 'label/<task>' column; add the labels")
     return names
 
 

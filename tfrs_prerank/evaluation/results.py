@@ -75,14 +75,14 @@ class Evaluation:
         seed: of the resamples.
 
     Example:
-
     >>> record = Record("like", "mrr", "model", 0.5, 0.4, 0.6, lists=10, groups=4)
     >>> evaluation = Evaluation((record,), (), "group_id", samples=1000, seed=0)
     >>> evaluation.value("like", "mrr", "model")
     0.5
     >>> print(evaluation)
-    task  metric  ranking   value  95% interval
-    like  mrr     model    0.5000  [0.4000, 0.6000]
+    metric  ranking   value  95% interval
+    like
+      mrr   model    0.5000  [0.4000, 0.6000]
     <BLANKLINE>
     like: 10 lists of 4 groups
     95% intervals: 1000 resamples of the groups of 'group_id'
@@ -146,14 +146,12 @@ class Evaluation:
         from rich.text import Text
 
         headers, numeric, lines = self._grid()
-        table = Table(
-            box=None, caption="\n".join(self._notes()), caption_justify="left"
-        )
+        # As Text: rich would take an interval's brackets for markup.
+        notes = Text("\n".join(self._notes()))
+        table = Table(box=None, caption=notes, caption_justify="left")
         for header, right in zip(headers, numeric, strict=True):
-            justify = "right" if right else "left"
-            table.add_column(header, justify=justify, no_wrap=True)
+            table.add_column(Text(header), justify="right" if right else "left")
         for line in lines:
-            # As Text: rich would take an interval's brackets for markup.
             table.add_row(*(Text(cell) for cell in line))
         return table
 
@@ -178,24 +176,27 @@ class Evaluation:
 
     def _grid(self) -> tuple[list[str], list[bool], list[list[str]]]:
         """Returns headers, which columns are numbers, and lines of cells."""
-        headers = ["task", "metric", "ranking", "value", "95% interval"]
-        numeric = [False, False, False, True, False]
+        headers = ["metric", "ranking", "value", "95% interval"]
+        numeric = [False, False, True, False]
         if self.differences:
-            headers += ["difference", "95% interval"]
+            headers += ["diff", "95% interval"]
             numeric += [True, False]
         gaps = {(d.task, d.metric, d.other): d for d in self.differences}
         lines = []
-        before = None
+        task = metric = None
         for record in self.records:
-            named = before == (record.task, record.metric)
-            before = (record.task, record.metric)
-            line = ["", ""] if named else [record.task, record.metric]
-            line += [record.row, f"{record.value:.4f}"]
+            if record.task != task:
+                lines.append([record.task])
+                metric = None
+            name = "" if record.metric == metric else f"  {record.metric}"
+            task, metric = record.task, record.metric
+            line = [name, record.row, f"{record.value:.4f}"]
             line += [_bounds(record.low, record.high, "")]
             gap = gaps.get((record.task, record.metric, record.row))
             if gap is not None:
                 line += [f"{gap.value:+.4f}", _bounds(gap.low, gap.high, "+")]
-            lines.append(line + [""] * (len(headers) - len(line)))
+            lines.append(line)
+        lines = [line + [""] * (len(headers) - len(line)) for line in lines]
         return headers, numeric, lines
 
     def _notes(self) -> list[str]:
@@ -211,7 +212,7 @@ class Evaluation:
                 of_what = f" ({', '.join(names)})" if len(metrics) > 1 else ""
                 notes.append(f"{task}{of_what}: {lists} lists of {groups} groups")
         if self.differences:
-            notes.append(f"difference: {self.differences[0].row} minus the ranking")
+            notes.append(f"diff: {self.differences[0].row} minus the ranking")
         what = "requests"
         if self.groups is not None:
             what = f"the groups of {self.groups!r}"

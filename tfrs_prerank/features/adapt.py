@@ -32,9 +32,10 @@ def adapt(
     """Collects the vocabularies and statistics that a schema still lacks.
 
     Vocabularies are ordered by count, then by value, and cut at `min_count` and
-    `max_vocabulary`. Static document columns are counted once a document, all others
-    once a value in the training requests. Means, deviations and quantiles are taken
-    after `log1p` and without values that mean missing.
+    `max_vocabulary`. A feature that shares a table adds nothing to it. Static document
+    columns are counted once a document, all others once a value in the training
+    requests. Means, deviations and quantiles are taken after `log1p` and without values
+    that mean missing.
 
     Args:
         schema: declarations; those with a vocabulary, buckets or statistics are kept.
@@ -47,7 +48,9 @@ def adapt(
 
     Raises:
         KeyError: a request lacks a column.
-        ValueError: no value of a feature was seen, or one holds a newline.
+        TypeError: a value is of another type than declared.
+        ValueError: no value of a feature was seen, one holds a newline or is not UTF-8,
+            or a number is NaN or infinite.
     """
     directory = Path(directory)
     counted = [f for f in schema.features if _lacks_vocabulary(f)]
@@ -63,7 +66,7 @@ def adapt(
     static = {f.name for f in (*counted, *measured) if column_of(f).static}
     for feature in counted:
         if feature.name in static:
-            counts[feature.name].update(_flat(documents.columns, feature.name))
+            counts[feature.name].update(_flat(documents.columns, feature))
     for feature in measured:
         if feature.name in static:
             numbers[feature.name].append(_floats(documents.columns, feature.name))
@@ -72,28 +75,28 @@ def adapt(
     if counted_in_requests or measured_in_requests:
         for request in requests:
             for feature in counted_in_requests:
-                counts[feature.name].update(_flat(request, feature.name))
+                counts[feature.name].update(_flat(request, feature))
             for feature in measured_in_requests:
                 numbers[feature.name].append(_floats(request, feature.name))
 
-    features = []
-    statistics = {}
-    for feature in schema.features:
-        if feature.name in counts:
-            values = _vocabulary(feature, counts[feature.name])
-            path = directory / "vocabularies" / f"{feature.name}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{value}\n" for value in values), encoding="utf-8")
-            feature = dataclasses.replace(feature, vocabulary=str(path))
-        elif feature.name in numbers:
-            statistics[feature.name] = _statistics(feature, numbers[feature.name])
-            path = directory / "statistics.json"
-            feature = dataclasses.replace(feature, statistics=str(path))
-        features.append(feature)
+    # Everything is computed and checked before the first file is written.
+    vocabularies = {f.name: _vocabulary(f, counts[f.name]) for f in counted}
+    statistics = {f.name: _statistics(f, numbers[f.name]) for f in measured}
+    folder = directory / "vocabularies" if vocabularies else directory
+    if vocabularies or statistics:
+        folder.mkdir(parents=True, exist_ok=True)
+    features: dict[str, Any] = {f.name: f for f in schema.features}
+    for name, values in vocabularies.items():
+        path = folder / f"{name}.txt"
+        text = "".join(f"{value}\n" for value in values)
+        path.write_bytes(text.encode("utf-8"))
+        features[name] = dataclasses.replace(features[name], vocabulary=str(path))
     if statistics:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_statistics(directory / "statistics.json", statistics)
-    adapted: Schema = dataclasses.replace(schema, features=tuple(features))
+        path = directory / "statistics.json"
+        write_statistics(path, statistics)
+        for name in statistics:
+            features[name] = dataclasses.replace(features[name], statistics=str(path))
+    adapted: Schema = dataclasses.replace(schema, features=tuple(features.values()))
     return adapted
 
 
@@ -110,26 +113,50 @@ def _lacks_vocabulary(feature: Any) -> bool:
     return feature.vocabulary is None and feature.buckets is None
 
 
-def _flat(columns: Mapping[str, Any], name: str) -> list[Any]:
+def _flat(columns: Mapping[str, Any], feature: Any) -> list[Any]:
     """Returns all values of a column, lists within it joined, pads left out."""
-    values = _column(columns, name)
-    if isinstance(values, str | bytes | int | np.integer):
+    values = _column(columns, feature.name)
+    if isinstance(values, str | bytes) or not np.iterable(values):
         values = [values]
+    several = column_of(feature).length is not None
     flat: list[Any] = []
     for value in values:
         if isinstance(value, list | tuple | np.ndarray):
             flat.extend(value)
-        else:
+        elif value is not None or not several:
             flat.append(value)
-    return [
-        value.decode("utf-8") if isinstance(value, bytes) else value
-        for value in flat
-        if value not in ("", b"", -1)
-    ]
+    return [value for value in flat if value not in ("", b"", -1)]
+
+
+def _checked(value: Any, feature: Any, dtype: str) -> Any:
+    """Returns a value in the declared type, or says what is wrong with it."""
+    wanted = (str, bytes) if dtype == "string" else (int, np.integer)
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise TypeError(
+            f"{feature.name}: dtype={dtype!r} is declared. "
+            f"Received: {value!r} of type {type(value).__name__}"
+        )
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        if isinstance(feature, Text):
+            return value.decode("utf-8", errors="replace")
+        raise ValueError(
+            f"{feature.name}: {value!r} is not UTF-8; a vocabulary cannot hold it, use "
+            "buckets"
+        ) from None
 
 
 def _floats(columns: Mapping[str, Any], name: str) -> np.ndarray:
-    return np.asarray(_column(columns, name), np.float64).reshape(-1)
+    values = np.asarray(_column(columns, name))
+    if values.size and values.dtype.kind not in "iufb":
+        raise TypeError(
+            f"{name}: numbers are declared. Received: {values.reshape(-1)[0]!r} among "
+            f"values of type {values.dtype}"
+        )
+    return values.astype(np.float64).reshape(-1)
 
 
 def _column(columns: Mapping[str, Any], name: str) -> Any:
@@ -139,6 +166,10 @@ def _column(columns: Mapping[str, Any], name: str) -> Any:
 
 
 def _vocabulary(feature: Any, counts: collections.Counter[Any]) -> list[Any]:
+    raw, counts = counts, collections.Counter()
+    dtype = column_of(feature).dtype
+    for value, count in raw.items():
+        counts[_checked(value, feature, dtype)] += count
     if isinstance(feature, Text):
         counts = _count_tokens(feature, counts)
     kept = [value for value, count in counts.items() if count >= feature.min_count]
@@ -175,20 +206,23 @@ def _count_tokens(
 
 def _statistics(feature: Numeric, parts: list[np.ndarray]) -> dict[str, Any]:
     values = np.concatenate(parts) if parts else np.zeros(0)
-    if feature.missing is not None:
-        values = values[values != feature.missing]
-    if len(values) == 0:
-        raise ValueError(f"{feature.name}: no value was seen in the training data")
     if not np.isfinite(values).all():
         bad = values[~np.isfinite(values)][0]
         raise ValueError(
             f"{feature.name}: {bad} in the training data; replace missing numbers by a "
             "sentinel and declare it as Numeric(missing=...)"
         )
+    if feature.missing is not None:
+        # The model compares in the column's own type, where 0.1 is another number.
+        own = np.dtype(feature.dtype)
+        values = values[values.astype(own) != own.type(feature.missing)]
+    if len(values) == 0:
+        raise ValueError(f"{feature.name}: no value was seen in the training data")
     if feature.log1p:
         values = np.sign(values) * np.log1p(np.abs(values))
-    # A constant column carries nothing; dividing by 1 keeps it finite.
-    deviation = float(values.std()) or 1.0
+    # A constant column carries nothing; dividing by 1 keeps it finite. The deviation
+    # of equal numbers need not be 0: it is 1e-17 for three times 0.1.
+    deviation = float(values.std()) if values.min() < values.max() else 1.0
     statistics: dict[str, Any] = {"mean": float(values.mean()), "std": deviation}
     if feature.buckets is not None:
         shares = np.arange(1, feature.buckets) / feature.buckets

@@ -80,10 +80,10 @@ def _check_share(**values: float) -> None:
             raise ValueError(f"{name} must be in [0, 1). Received: {name}={value}")
 
 
-def _check_ids(vocabulary: str | None, buckets: int | None, what: str) -> None:
+def _check_ids(vocabulary: str | None, buckets: int | None) -> None:
     if vocabulary is not None and buckets is not None:
         raise ValueError(
-            f"{what} takes a vocabulary file or a number of hash buckets, not both. "
+            "give a vocabulary file or a number of hash buckets, not both. "
             f"Received: vocabulary={vocabulary!r}, buckets={buckets}"
         )
 
@@ -137,7 +137,7 @@ class Categorical:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        _check_ids(self.vocabulary, self.buckets, "Categorical")
+        _check_ids(self.vocabulary, self.buckets)
         _check_positive(
             buckets=self.buckets,
             max_values=self.max_values,
@@ -205,7 +205,18 @@ class Numeric:
                 f"Received: buckets={self.buckets}, boundaries={self.boundaries}"
             )
         if self.standardize and self.bucketed:
-            raise ValueError("standardize does nothing where there are buckets")
+            raise ValueError(
+                "standardize does nothing where there are buckets; leave one "
+                "of the two out"
+            )
+        if (
+            self.dtype == "int64"
+            and self.missing is not None
+            and not self.missing.is_integer()
+        ):
+            raise ValueError(
+                f"missing must be a whole number for int64. Received: {self.missing}"
+            )
         if self.boundaries is not None and (
             not self.boundaries
             or any(
@@ -305,7 +316,7 @@ class Text:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        _check_ids(self.vocabulary, self.buckets, "Text")
+        _check_ids(self.vocabulary, self.buckets)
         _check_positive(
             buckets=self.buckets,
             max_tokens=self.max_tokens,
@@ -370,7 +381,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        _check_ids(self.vocabulary, self.buckets, "Sequence")
+        _check_ids(self.vocabulary, self.buckets)
         _check_positive(
             buckets=self.buckets,
             max_length=self.max_length,
@@ -394,13 +405,16 @@ class Match:
     document's side is stored in the export (strings as int64 hashes). With L and R the
     distinct values of the left and the right column:
 
-    * `"overlap"`: |L and R in common| / |L|; 0 where L is empty. `Text` columns are
-      compared by their tokens.
+    * `"overlap"`: |L and R in common| / |L|; 0 where L is empty.
     * `"equal"`: 1 where both are given and the same, else 0.
     * `"contains"`: 1 where the single value on the right is among those on the left.
     * `"difference"`: left - right, of two numbers (int64 ones are subtracted as such).
     * `"log_ratio"`: log((1 + left) / (1 + right)), of two numbers from 0.
     * `"distance"`: Euclidean distance of two vectors, |left - right| of two numbers.
+
+    `Text` columns are compared by their tokens, and for `"equal"` as whole strings, in
+    both cases without regard to upper and lower case; so are ids beside a text. Where
+    either side is missing, the result is 0.
 
     Cost per request: O(N T log T) for N documents of T values.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -76,31 +77,40 @@ class DocumentTable:
 
 
 def check_document_ids(ids: np.ndarray) -> None:
-    """Raises ValueError for ids that an export could not hold.
+    """Checks that an export can hold the ids of a documents table.
 
     Args:
         ids: `[M]` strings or integers.
+
+    Raises:
+        TypeError: an id is neither a string nor an integer.
+        ValueError: there is none, an id is given twice or is a pad, or holds a tab or
+            a newline.
     """
     if len(ids) == 0:
         raise ValueError("the documents table is empty; it needs at least one document")
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) < len(ids):
-        twice = unique[counts > 1][0]
-        raise ValueError(
-            f"document id {_plain(twice)!r} is in the table {counts.max()} times; "
-            "keep one row for each document"
-        )
-    if np.issubdtype(np.asarray(ids).dtype, np.integer):
-        if (np.asarray(ids) == -1).any():
+    values = [_plain(value) for value in np.asarray(ids)]
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise TypeError(
+                "document ids are strings or integers. "
+                f"Received: {value!r} of type {type(value).__name__}"
+            )
+        if value == -1:
             raise ValueError("document id -1 is the pad value; give it another id")
-        return
-    for value in ids:
-        text = value.decode() if isinstance(value, bytes) else value
-        if text == "" or any(sign in text for sign in "\t\n\r"):
+        if value == "" or (
+            isinstance(value, str) and any(sign in value for sign in "\t\n\r")
+        ):
             raise ValueError(
-                f"document id {text!r} is empty or holds a tab or a newline; "
+                f"document id {value!r} is empty or holds a tab or a newline; "
                 "ids are lines of a file in the export"
             )
+    if len(set(values)) < len(values):
+        twice, count = collections.Counter(values).most_common(1)[0]
+        raise ValueError(
+            f"document id {twice!r} is in the table {count} times; "
+            "keep one row for each document"
+        )
 
 
 def as_array(values: Any, column: Column) -> np.ndarray:
@@ -130,7 +140,7 @@ def as_array(values: Any, column: Column) -> np.ndarray:
         lengths = np.full(len(values), values.shape[1])
         flat = values.reshape(-1)
     else:
-        rows = [[] if row is None else list(row) for row in values]
+        rows = [_listed(row, column) for row in values]
         lengths = np.array([len(row) for row in rows], np.int64)
         flat = np.array([value for row in rows for value in row], dtype=object)
     is_vector = column.dtype == "float32"
@@ -152,21 +162,30 @@ def as_array(values: Any, column: Column) -> np.ndarray:
 def _checked(array: np.ndarray, column: Column) -> np.ndarray:
     """Returns a flat array in the declared type, or says what is wrong with it."""
     if column.dtype == "string":
-        if array.dtype.kind not in "OSU" or any(
-            not isinstance(value, str | bytes) for value in array[:1000]
-        ):
-            raise _wrong_type(array, column, "strings")
+        if len(array) and array.dtype.kind not in "SU":
+            for value in array:
+                if not isinstance(value, str | bytes):
+                    raise _wrong_type(value, column, "strings")
         return array.astype(object)
-    if array.dtype.kind == "O" and len(array):
-        array = np.array(array.tolist())
     if len(array) == 0:
         return array.astype(column.dtype)
+    wanted, kinds = (
+        ("integers", "iu") if column.dtype == "int64" else ("numbers", "iufb")
+    )
+    if array.dtype.kind == "O":
+        for value in array:
+            if np.asarray(value).dtype.kind not in kinds:
+                raise _wrong_type(value, column, wanted)
+        array = np.array(array.tolist())
+    if array.dtype.kind not in kinds:
+        raise _wrong_type(array[0], column, wanted)
     if column.dtype == "int64":
-        if array.dtype.kind not in "iu":
-            raise _wrong_type(array, column, "integers")
+        if array.dtype.kind == "u" and (array > np.iinfo(np.int64).max).any():
+            raise ValueError(
+                f"{column.name}: {array.max()} does not fit int64; declare "
+                "dtype='string'"
+            )
         return array.astype(np.int64)
-    if array.dtype.kind not in "iufb":
-        raise _wrong_type(array, column, "numbers")
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array))[0])
@@ -177,11 +196,22 @@ def _checked(array: np.ndarray, column: Column) -> np.ndarray:
     return array
 
 
-def _wrong_type(array: np.ndarray, column: Column, wanted: str) -> TypeError:
-    sample = _plain(array[0]) if len(array) else None
+def _listed(row: Any, column: Column) -> list[Any]:
+    if row is None:
+        return []
+    if isinstance(row, str | bytes) or not np.iterable(row):
+        raise TypeError(
+            f"{column.name}: a list a row is declared ({column.length} values). "
+            f"Received: {row!r} of type {type(row).__name__}"
+        )
+    return list(row)
+
+
+def _wrong_type(value: Any, column: Column, wanted: str) -> TypeError:
+    value = _plain(value)
     return TypeError(
         f"{column.name}: {wanted} are declared (dtype={column.dtype!r}). "
-        f"Received: {sample!r} of type {type(sample).__name__}"
+        f"Received: {value!r} of type {type(value).__name__}"
     )
 
 

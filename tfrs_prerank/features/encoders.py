@@ -23,6 +23,7 @@ from tfrs_prerank.features.declarations import (
 )
 from tfrs_prerank.features.lookups import (
     UNKNOWN_ROW,
+    is_missing,
     is_pad,
     make_lookup,
 )
@@ -45,7 +46,7 @@ class EmbeddingTable(tf.keras.layers.Layer):
         self.lookup: Any = None
         if isinstance(feature, Numeric):
             self.boundaries = _boundaries(feature)
-            rows = len(self.boundaries) + 2  # one more for missing
+            rows = len(self.boundaries) + 1
         else:
             dtype = "string" if isinstance(feature, Text) else feature.dtype
             self.lookup = make_lookup(feature, dtype)
@@ -70,7 +71,7 @@ class EmbeddingTable(tf.keras.layers.Layer):
         """Returns the int64 rows of values, some of them dropped in training."""
         if isinstance(self.feature, Numeric):
             buckets = tf.raw_ops.Bucketize(input=values, boundaries=self.boundaries)
-            return tf.cast(buckets, tf.int64) + 1
+            return tf.cast(buckets, tf.int64)
         rows = self.lookup(values)
         if self.id_dropout is not None:
             kept = self.id_dropout(tf.ones_like(rows, tf.float32), training=training)
@@ -189,18 +190,19 @@ class NumericEncoder(tf.keras.layers.Layer):
 
     def call(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns `[rows, dimension]` for numbers `[rows]`."""
-        numbers = tf.cast(values, tf.float32)
+        # float32 holds seconds since 1970 to two minutes only.
+        wide = tf.float64 if values.dtype == tf.int64 else tf.float32
+        numbers = tf.cast(values, wide)
         if self.numeric is not None and self.numeric.log1p:
             numbers = tf.sign(numbers) * tf.math.log1p(tf.abs(numbers))
         if self.table is not None:
             field = self.table(self.table.rows_of(numbers), training=training)
         else:
-            numbers = (numbers - self.mean) / self.std
+            numbers = tf.cast((numbers - self.mean) / self.std, tf.float32)
             kernel = tf.cast(self.kernel, tf.float32)
             field = numbers[:, tf.newaxis] * kernel + tf.cast(self.bias, tf.float32)
-        if self.missing is not None:
-            sentinel = tf.cast(self.numeric.missing, values.dtype)  # type: ignore[union-attr]
-            unknown = tf.equal(values, sentinel)[:, tf.newaxis]
+        if self.numeric is not None and self.missing is not None:
+            unknown = is_missing(self.numeric, values)[:, tf.newaxis]
             field = tf.where(unknown, tf.cast(self.missing, field.dtype), field)
         return tf.cast(field, self.compute_dtype)
 
@@ -224,7 +226,7 @@ class DenseEncoder(tf.keras.layers.Layer):
     def call(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns `[rows, dimension]` for vectors `[rows, size]`."""
         field = self.normalization(self.projection(values))
-        unknown = tf.reduce_all(tf.equal(values, 0.0), axis=-1, keepdims=True)
+        unknown = is_missing(self.feature, values)[:, tf.newaxis]
         return tf.where(unknown, tf.cast(self.missing, field.dtype), field)
 
 

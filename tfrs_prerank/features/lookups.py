@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from tfrs_prerank.features.declarations import Dense, Numeric
 from tfrs_prerank.features.schema import existing_file
+
+_INTEGER = re.compile(r"-?[0-9]+")
 
 UNKNOWN_ROW = 0
 """The row of every value that is unknown or missing."""
@@ -31,10 +37,12 @@ class VocabularyLookup(tf.Module):
     def __init__(self, path: str, feature: str, dtype: str = "string") -> None:
         super().__init__(name=f"{feature}_vocabulary")
         file = existing_file(path, feature, "vocabulary")
-        self.rows = 1 + count_values(file, feature)
+        self.rows = 1 + count_values(file, feature, dtype)
         self.dtype = tf.dtypes.as_dtype(dtype)
         whole_line = tf.lookup.TextFileIndex.WHOLE_LINE
-        initializer = tf.lookup.TextFileInitializer(
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        initializer = _FileInitializer(
+            f"{feature}_{dtype}_{content[:16]}",
             str(file.resolve()),
             key_dtype=self.dtype,
             # TensorFlow parses integers from a column only, not from a whole line.
@@ -47,6 +55,22 @@ class VocabularyLookup(tf.Module):
     def __call__(self, values: tf.Tensor) -> tf.Tensor:
         """Returns int64 rows of the same shape."""
         return self.table.lookup(values) + 1
+
+
+class _FileInitializer(tf.lookup.TextFileInitializer):
+    """Fills a table that is shared by the file's content, not by its path.
+
+    TensorFlow names a table by the path. A vocabulary that is collected anew, to the
+    same path and in the same process, would silently keep the old one's rows.
+    """
+
+    def __init__(self, table_name: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._table_name = table_name
+
+    @property
+    def _shared_name(self) -> str:
+        return self._table_name
 
 
 class HashLookup(tf.Module):
@@ -101,27 +125,66 @@ def is_pad(values: tf.Tensor) -> tf.Tensor:
     return tf.equal(values, tf.constant(pad, values.dtype))
 
 
-def count_values(path: Path, feature: str) -> int:
-    """Counts the values of a vocabulary file and checks that each is there once.
+def is_missing(feature: Numeric | Dense, values: tf.Tensor) -> tf.Tensor:
+    """Returns true where a number is its feature's sentinel or a vector is all zeros.
+
+    Args:
+        feature: the declaration.
+        values: numbers of any shape, or vectors `[..., size]`.
+
+    Returns:
+        bool, the shape of the numbers or `[...]`.
+    """
+    if isinstance(feature, Dense):
+        return tf.reduce_all(tf.equal(values, 0.0), axis=-1)
+    if feature.missing is None:
+        return tf.zeros_like(values, tf.bool)
+    # Through NumPy: TensorFlow would round a Python float to float32 on the way.
+    sentinel = np.asarray(feature.missing).astype(values.dtype.as_numpy_dtype)
+    return tf.equal(values, tf.constant(sentinel))
+
+
+def count_values(path: Path, feature: str, dtype: str = "string") -> int:
+    """Counts the values of a vocabulary file and checks every one.
 
     Args:
         path: the file.
         feature: name of the feature, for errors.
+        dtype: `"string"` or `"int64"`.
 
     Returns:
         The number of lines.
 
     Raises:
-        ValueError: the file is empty, or a value is there twice.
+        ValueError: the file is empty or not UTF-8, or a line of it is a pad, no
+            integer (for int64) or there twice.
     """
-    with path.open(encoding="utf-8") as file:
-        values = [line.rstrip("\n") for line in file]
-    if not values:
-        raise ValueError(f"{feature}.vocabulary: {path} is empty")
-    if len(set(values)) < len(values):
-        seen: set[str] = set()
-        twice = next(v for v in values if v in seen or seen.add(v))  # type: ignore[func-returns-value]
-        raise ValueError(
-            f"{feature}.vocabulary: {path} holds {twice!r} twice; keep one line of it"
-        )
-    return len(values)
+    where = f"{feature}.vocabulary: {path}"
+    try:
+        # TensorFlow ends lines at a newline only and drops carriage returns.
+        text = path.read_bytes().decode("utf-8").replace("\r", "")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not UTF-8 text: {error}") from None
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    if not lines:
+        raise ValueError(f"{where} is empty")
+    seen: set[str | int] = set()
+    for number, line in enumerate(lines, 1):
+        value: str | int = line
+        if dtype == "int64":
+            if not _INTEGER.fullmatch(line):
+                raise ValueError(
+                    f"{where} holds {line!r} in line {number}; dtype='int64' takes one "
+                    "integer a line"
+                )
+            value = int(line)
+        if value in ("", -1):
+            raise ValueError(
+                f"{where} holds the pad value {line!r} in line {number}; remove it"
+            )
+        if value in seen:
+            raise ValueError(f"{where} holds {line!r} twice; keep one line of it")
+        seen.add(value)
+    return len(lines)

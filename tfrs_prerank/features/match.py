@@ -7,12 +7,11 @@ vectors as they are. The keys of documents are what an export stores.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import tensorflow as tf
 
 from tfrs_prerank.features.declarations import Dense, Match, Numeric, Text
-from tfrs_prerank.features.lookups import is_pad
+from tfrs_prerank.features.lookups import is_missing, is_pad
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.features.tokens import words
 
@@ -29,8 +28,8 @@ def key_columns(schema: Schema, owner: str) -> dict[str, tuple[str, bool]]:
         owner: `"query"` or `"doc"`.
 
     Returns:
-        For each key its column and whether strings are lower-cased first (they are
-        where the other side is a text).
+        For each key its column and whether its strings are lower-cased and kept whole:
+        an id beside a text, a text in `"equal"`.
     """
     needed = {}
     for match in schema.features:
@@ -120,9 +119,9 @@ def _sides(schema: Schema, match: Match) -> list[tuple[str, str, bool]]:
         for side in (match.left, match.right)
     ]
     sides = []
-    for side in (match.left, match.right):
-        feature = None if side == "time" else schema[side]
-        folded = any(texts) and not isinstance(feature, Text)
+    for side, is_text in zip((match.left, match.right), texts, strict=True):
+        # Equal texts are equal as a whole, so they stay in one piece.
+        folded = any(texts) and (match.op == "equal" or not is_text)
         sides.append((f"{side}/folded" if folded else side, side, folded))
     return sides
 
@@ -131,7 +130,7 @@ def _keys(schema: Schema, name: str, folded: bool, values: tf.Tensor) -> tf.Tens
     feature = None if name == "time" else schema[name]
     if feature is None or isinstance(feature, Numeric | Dense):
         return values
-    if isinstance(feature, Text):
+    if isinstance(feature, Text) and not folded:
         texts = tf.reshape(values, [-1])
         tokens = words(texts, feature.max_tokens)
         width = feature.max_tokens * feature.max_values
@@ -170,6 +169,12 @@ def _compare(
         square = tf.reduce_sum(tf.square(gap), axis=-1)
         # The root's gradient at 0 is infinite, and no input of it is trained.
         value = tf.sqrt(square)
+        names = (
+            (match.left, match.right) if left_is_query else (match.right, match.left)
+        )
+        known = _known(schema, names[0], query)[:, tf.newaxis]
+        known &= _known(schema, names[1], doc)
+        value = tf.where(known, value, tf.zeros_like(value))
     else:
         value = _compare_numbers(schema, match, query, doc, left_is_query)
     if match.log1p:
@@ -226,7 +231,6 @@ def _compare_numbers(
 
 
 def _known(schema: Schema, name: str, values: tf.Tensor) -> tf.Tensor:
-    feature: Any = None if name == "time" else schema[name]
-    if feature is None or feature.missing is None:
+    if name == "time":
         return tf.ones_like(values, tf.bool)
-    return tf.not_equal(values, tf.cast(feature.missing, values.dtype))
+    return tf.logical_not(is_missing(schema[name], values))

@@ -55,7 +55,8 @@ class Column:
     @property
     def pad(self) -> str | int | float:
         """The value that fills up rows: `""`, -1 or 0."""
-        return {"string": "", "int64": -1, "int32": -1}.get(self.dtype, 0.0)
+        pads: dict[str, str | int] = {"string": "", "int64": -1, "int32": -1}
+        return pads.get(self.dtype, 0.0)
 
 
 @declaration
@@ -102,6 +103,8 @@ class Schema:
                 self._check_shares(feature)
             if isinstance(feature, Match):
                 self._check_match(feature)
+            if isinstance(feature, Sequence):
+                self._check_attention(feature)
         for task in self.tasks:
             if task.name in RESERVED_NAMES:
                 raise ValueError(f"{task.name!r} is a reserved name; rename the task")
@@ -229,8 +232,9 @@ class Schema:
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        features = []
+        features: list[Any] = []
         statistics: dict[str, Any] = {}
+        feature: Any
         for feature in self.features:
             vocabulary = getattr(feature, "vocabulary", None)
             if vocabulary is not None:
@@ -253,7 +257,8 @@ class Schema:
 
     def _with_paths(self, change: Any) -> Schema:
         """Applies a function to every path in the schema."""
-        features = []
+        features: list[Any] = []
+        feature: Any
         for feature in self.features:
             for name in ("vocabulary", "statistics"):
                 path = getattr(feature, name, None)
@@ -270,16 +275,44 @@ class Schema:
         if feature.name not in RESERVED_NAMES:
             return
         if feature.name in BATCH_COLUMNS and feature.training_only:
+            self._check_batch_column(feature)
             return
         raise ValueError(
             f"{feature.name!r} is a reserved name; rename the feature"
             + (" or declare it training_only" if feature.name in BATCH_COLUMNS else "")
         )
 
+    def _check_batch_column(self, feature: Any) -> None:
+        """Checks that a declaration fits the batch's own `position` or `time`."""
+        owners = ("query",) if feature.name == "time" else ("doc", "cross")
+        fits = isinstance(feature, Numeric) or (
+            isinstance(feature, Categorical)
+            and feature.dtype == "int64"
+            and feature.max_values == 1
+        )
+        if not fits or feature.owner not in owners:
+            raise ValueError(
+                f"{feature.name!r} is the batch's own column of whole numbers; declare "
+                f"it as Numeric, or Categorical with dtype='int64', and "
+                f"owner={owners[0]!r}. Received: {type(feature).__name__}, "
+                f"owner={feature.owner!r}, dtype={column_of(feature).dtype!r}"
+            )
+
+    def _check_attention(self, sequence: Sequence) -> None:
+        """Checks that something can attend to a sequence."""
+        others = [f for f in self.owned_by("query") if not isinstance(f, Sequence)]
+        if sequence.encoder == "zero_attention" and not others:
+            raise ValueError(
+                f"{sequence.name}.encoder='zero_attention' needs another query "
+                "feature, which attends to the sequence; add one or use encoder='mean'"
+            )
+
     def _check_shares(self, feature: Any) -> None:
         wanted: Any = Text if isinstance(feature, Text) else Categorical
-        names = [f.name for f in self.features if isinstance(f, wanted)]
-        if feature.shares not in names or feature.shares == feature.name:
+        names = [
+            f.name for f in self.features if isinstance(f, wanted) and f is not feature
+        ]
+        if feature.shares not in names:
             raise ValueError(
                 f"{feature.name}.shares names no {wanted.__name__}. Received: "
                 f"{feature.shares!r}; {nearest(feature.shares, names)}"
@@ -346,15 +379,34 @@ class Schema:
             is_number if numbers else is_vector or is_number if vectors
             else not (is_number or is_vector)
         )  # fmt: skip
-        single = match.op == "equal" and any(s.length is not None for s in sides)
-        single |= match.op == "contains" and sides[1].length is not None
-        if not fits or single:
-            raise ValueError(
-                f"{match.name}: op={match.op!r} does not fit {match.left!r} "
-                f"({kinds[0]}{'' if sides[0].length is None else ', several'}) and "
-                f"{match.right!r} "
-                f"({kinds[1]}{'' if sides[1].length is None else ', several'})"
+        several = [
+            side.length is not None and not kind.startswith("vector")
+            for side, kind in zip(sides, kinds, strict=True)
+        ]
+        many = match.op == "equal" and any(several)
+        # A text is compared by its tokens, which are several.
+        many |= match.op == "contains" and (several[1] or kinds[1] == "text")
+        if not fits or many:
+            left, right = (
+                f"{name!r} ({'several ' if many_of_it else ''}{kind})"
+                for name, many_of_it, kind in zip(
+                    (match.left, match.right), several, kinds, strict=True
+                )
             )
+            raise ValueError(
+                f"{match.name}: op={match.op!r} does not fit {left} and {right}; "
+                f"{_WANTED[match.op]}"
+            )
+
+
+_WANTED = {
+    "overlap": "it compares ids or texts of one type",
+    "equal": "it compares single ids or texts of one type",
+    "contains": "it looks for a single id on the right among ids or a text on the left",
+    "difference": "it subtracts numbers",
+    "log_ratio": "it divides numbers",
+    "distance": "it compares numbers, or vectors of one size",
+}
 
 
 def column_of(feature: Any) -> Column:

@@ -13,8 +13,10 @@ _ONE_CHARACTER_WORDS = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
 def words(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
     """Splits texts into lower-cased words.
 
-    Unicode case folding, then a split at spaces, punctuation and symbols; a Chinese or
-    Japanese character is a word of its own.
+    Unicode case folding with compatibility forms (full-width letters become plain
+    ones), then a split at spaces, punctuation and symbols, emoji among them; a Chinese
+    or Japanese character is a word of its own. Bytes that are not UTF-8 split like a
+    symbol.
 
     Args:
         texts: strings `[R]`, UTF-8.
@@ -39,7 +41,8 @@ def pieces(texts: tf.Tensor, max_tokens: int, lookup: VocabularyLookup) -> tf.Te
     Args:
         texts: strings `[R]`, UTF-8.
         max_tokens: pieces kept of each text.
-        lookup: the vocabulary; `[UNK]` must be in it.
+        lookup: the vocabulary. Words that it cannot make go to the row of `[UNK]`,
+            or to row 0 where `[UNK]` is not in it.
 
     Returns:
         Rows of the table, int64 `[R, max_tokens]`, padded with -1.
@@ -57,8 +60,11 @@ def pieces(texts: tf.Tensor, max_tokens: int, lookup: VocabularyLookup) -> tf.Te
 @tf.function(autograph=False, reduce_retracing=True)
 def _words(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
     texts = tf.ensure_shape(texts, [None])
+    # Every token must be UTF-8: vocabularies are.
+    texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")
     texts = tf_text.case_fold_utf8(texts)
-    texts = tf.strings.regex_replace(texts, r"[\p{P}\p{S}]+", " ")
+    # The tokeniser cuts a line separator (U+2028) in the middle, so all spaces go here.
+    texts = tf.strings.regex_replace(texts, r"[\p{P}\p{S}\p{Z}\p{Cc}]+", " ")
     texts = tf.strings.regex_replace(texts, _ONE_CHARACTER_WORDS, r" \0 ")
     tokens = tf_text.WhitespaceTokenizer().tokenize(texts)
     return _cut(tokens, max_tokens, "")

@@ -14,11 +14,11 @@ def dataset_of_epochs(
     """Returns a dataset that is `make(epoch)` for the variable's value at its start.
 
     Args:
-      make: from an epoch's number (an int64 tensor) to a dataset.
-      epoch: counts the epochs; it is read each time an iteration starts.
+        make: from an epoch's number (an int64 tensor) to a dataset.
+        epoch: counts the epochs; it is read each time an iteration starts.
 
     Returns:
-      The dataset.
+        The dataset.
     """
     dataset = tf.data.Dataset.from_tensors(0).flat_map(
         lambda _: make(epoch.read_value())

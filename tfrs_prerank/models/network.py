@@ -35,13 +35,13 @@ class Network(tf.keras.layers.Layer):
     by the mask: padding enters no normalisation, no dropout and no loss.
 
     Args:
-      schema: the features and tasks.
-      query_tower: declaration of the query tower.
-      doc_tower: declaration of the document tower.
-      cross_tower: declaration of the cross tower, None for two towers.
-      scorer: declaration of the scorer.
-      distinct_documents: run the document tower once for each distinct document of a
-        batch.
+        schema: the features and tasks.
+        query_tower: declaration of the query tower.
+        doc_tower: declaration of the document tower.
+        cross_tower: declaration of the cross tower, None for two towers.
+        scorer: declaration of the scorer.
+        distinct_documents: run the document tower once for each distinct document of a
+            batch.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Network(tf.keras.layers.Layer):
         """Computes logits for a batch.
 
         Args:
-          batch: the features, `doc_ids` and `mask`.
-          training: adds the training-only bias, drops ids and units.
+            batch: the features, `doc_ids` and `mask`.
+            training: adds the training-only bias, drops ids and units.
 
         Returns:
-          The outputs; see `Forward`.
+            The outputs; see `Forward`.
         """
         check_batch(self.schema, batch, training)
         mask = batch["mask"]
@@ -118,7 +118,8 @@ class Network(tf.keras.layers.Layer):
         logits = tf.reshape(flat, tf.concat([shape, [tasks]], axis=0))
         return Forward(
             logits=logits,
-            scores=self.scores(logits),
+            # Several tasks' sigmoids of 0 would put padding before documents.
+            scores=self.scores(logits) * tf.cast(mask, tf.float32),
             query_vectors=query_vectors,
             doc_vectors=doc_vectors,
             index=index,
@@ -245,15 +246,15 @@ def check_batch(
     """Checks a batch's columns against the schema, when a graph is traced.
 
     Args:
-      schema: what is declared.
-      batch: the batch.
-      training: training-only columns must be there too.
+        schema: what is declared.
+        batch: the batch.
+        training: training-only columns must be there too.
 
     Raises:
-      KeyError: a column is missing.
-      ValueError: a column is neither declared nor one of the batch's own, or has
-        another rank.
-      TypeError: a column has another type.
+        KeyError: a column is missing.
+        ValueError: a column is neither declared nor one of the batch's own, or has
+            another rank.
+        TypeError: a column has another type.
     """
     wanted = dict(schema.columns())
     wanted["doc_ids"] = Column("doc_ids", schema.doc_id, None, "doc")
@@ -276,6 +277,12 @@ def check_batch(
             )
     if "mask" not in batch:
         raise KeyError("the batch has no 'mask', true where a document is real")
+    mask = tf.convert_to_tensor(batch["mask"])
+    if mask.dtype != tf.bool or mask.shape.rank != 2:
+        raise TypeError(
+            "mask: a bool tensor [B, L] is wanted. "
+            f"Received: {mask.dtype.name}, shape {tuple(mask.shape)}"
+        )
     for name in batch:
         if name in wanted or name in _OTHER_COLUMNS or name.startswith(_OTHER_PREFIXES):
             continue
@@ -284,7 +291,9 @@ def check_batch(
         )
     for feature in schema.training_only:
         if training and feature.name in BATCH_COLUMNS and feature.name not in batch:
-            raise KeyError(f"the batch has no {feature.name!r}, a training_only feature")
+            raise KeyError(
+                f"the batch has no {feature.name!r}, a training_only feature"
+            )
 
 
 def _flatten(column: tf.Tensor) -> tf.Tensor:

@@ -36,36 +36,36 @@ class PreRanker(tfrs.Model):
     examples of the epoch.
 
     Args:
-      schema: the features and tasks.
-      query_tower: declaration of the query tower; its `output` is the size of the
-        vectors of both sides.
-      doc_tower: declaration of the document tower; the same `output`.
-      cross_tower: declaration of the cross tower; needed where the schema has cross
-        features.
-      scorer: a `Scorer`, or `"dot"` or `"cosine"`.
-      objective: an `Objective`, or a loss's name for one term of weight 1 per task.
-      distinct_documents: run the document tower once for each distinct document of a
-        batch. It saves time where requests share documents, changes no gradient, but
-        changes batch statistics and dropout; without point-in-time columns only.
+        schema: the features and tasks.
+        query_tower: declaration of the query tower; its `output` is the size of the
+            vectors of both sides.
+        doc_tower: declaration of the document tower; the same `output`.
+        cross_tower: declaration of the cross tower; needed where the schema has cross
+            features.
+        scorer: a `Scorer`, or `"dot"` or `"cosine"`.
+        objective: an `Objective`, or a loss's name for one term of weight 1 per task.
+        distinct_documents: run the document tower once for each distinct document of a
+            batch. It saves time where requests share documents. It changes no gradient
+            but that of batch statistics, dropout and `l2`, which then see a document
+            once. Without point-in-time columns only.
 
     Raises:
-      ConfigurationError: the parts do not fit together.
+        ConfigurationError: the parts do not fit together.
 
     Example:
-
-    >>> from tfrs_prerank import Categorical, PreRanker, Schema, Task
-    >>> model = PreRanker(
-    ...     Schema(
-    ...         features=[
-    ...             Categorical("user_id", "query", buckets=100),
-    ...             Categorical("city", "doc", buckets=10),
-    ...         ],
-    ...         tasks=[Task("click")],
-    ...     ),
-    ... )
-    >>> model.compile()
-    >>> model.schema.task_names
-    ('click',)
+        >>> from tfrs_prerank import Categorical, PreRanker, Schema, Task
+        >>> model = PreRanker(
+        ...     Schema(
+        ...         features=[
+        ...             Categorical("user_id", "query", buckets=100),
+        ...             Categorical("city", "doc", buckets=10),
+        ...         ],
+        ...         tasks=[Task("click")],
+        ...     ),
+        ... )
+        >>> model.compile()
+        >>> model.schema.task_names
+        ('click',)
     """
 
     def __init__(
@@ -105,11 +105,11 @@ class PreRanker(tfrs.Model):
         """Scores the documents of a batch.
 
         Args:
-          batch: every feature by its name, `doc_ids` `[B, L]` and `mask` `[B, L]`.
-          training: adds the training-only bias, drops ids and units.
+            batch: every feature by its name, `doc_ids` `[B, L]` and `mask` `[B, L]`.
+            training: adds the training-only bias, drops ids and units.
 
         Returns:
-          `{task: logits [B, L], "scores": [B, L]}`, float32, 0 in padding.
+            `{task: logits [B, L], "scores": [B, L]}`, float32, 0 in padding.
         """
         forward = self.network(batch, training=training)
         outputs = {
@@ -127,14 +127,14 @@ class PreRanker(tfrs.Model):
         """Sets the optimiser and the metrics.
 
         Args:
-          optimizer: as in Keras; None means `LazyAdam()`.
-          metrics: a list, for every task, or lists by task. They rank by `scores`, or
-            by the task's logit where they say so (`reads = "logits"`), and are logged
-            as `<task>/<name>`.
-          **kwargs: passed on to Keras (`run_eagerly`, `steps_per_execution`).
+            optimizer: as in Keras; None means `LazyAdam()`.
+            metrics: a list, for every task, or lists by task. They rank by `scores`, or
+                by the task's logit where they say so (`reads = "logits"`), and are
+                logged as `<task>/<name>`.
+            **kwargs: passed on to Keras (`run_eagerly`, `steps_per_execution`).
 
         Raises:
-          ConfigurationError: metrics are given for a task that does not exist.
+            ConfigurationError: metrics are given for a task that does not exist.
         """
         if isinstance(metrics, dict):
             for task in metrics:
@@ -144,7 +144,9 @@ class PreRanker(tfrs.Model):
                     )
         else:
             metrics = {task: list(metrics or []) for task in self.schema.task_names}
-        super().compile(optimizer=LazyAdam() if optimizer is None else optimizer, **kwargs)
+        super().compile(
+            optimizer=LazyAdam() if optimizer is None else optimizer, **kwargs
+        )
         # Its slots exist from here on, so that a backup finds what it restores.
         self.optimizer.build(self.trainable_variables)
         self._trackers = _Trackers(self.objective, metrics)
@@ -156,7 +158,10 @@ class PreRanker(tfrs.Model):
 
     def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Takes one optimisation step; see `tf.keras.Model.train_step`."""
-        with tf.GradientTape() as tape:
+        batch = _flat(batch)
+        # At the end of the data the graph runs until the batch is missed: neither the
+        # generators of dropout nor the step counter (below) may move by then.
+        with tf.control_dependencies(list(batch.values())), tf.GradientTape() as tape:
             forward = self.network(batch, training=True)
             sums = self._term_sums(batch, forward)
             penalties = self.network.losses
@@ -174,36 +179,37 @@ class PreRanker(tfrs.Model):
             for gradient, variable in zip(gradients, variables, strict=True)
             if gradient is not None
         ]
-        # At the end of the data the graph runs until the batch is missed; the step
-        # counter must not be raised by then.
         with tf.control_dependencies([scaled]):
             self.optimizer.apply_gradients(pairs)
         return self._logs(batch, forward, sums)
 
     def test_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Evaluates one batch; see `tf.keras.Model.test_step`."""
+        batch = _flat(batch)
         forward = self.network(batch, training=False)
         return self._logs(batch, forward, self._term_sums(batch, forward))
 
-    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> tf.keras.callbacks.History:
+    def fit(
+        self, x: Any = None, *args: Any, **kwargs: Any
+    ) -> tf.keras.callbacks.History:
         """Trains the model; see `tf.keras.Model.fit`.
 
         Args:
-          x: a `tf.data.Dataset` of batches, or a function from an epoch's number to
-            one, such as `datasets.read(...)`: then the order of an epoch's requests is
-            the same whether the training was interrupted before it or not.
-          *args: as in Keras.
-          **kwargs: as in Keras.
+            x: a `tf.data.Dataset` of batches, or a function from an epoch's number to
+                one, such as `datasets.read(...)`: then the order of an epoch's requests
+                is the same whether the training was interrupted before it or not.
+            *args: as in Keras.
+            **kwargs: as in Keras.
 
         Returns:
-          The history.
+            The history.
         """
         if callable(x):
             x = dataset_of_epochs(x, self.epochs_trained)
+        if callable(kwargs.get("validation_data")):
+            kwargs["validation_data"] = kwargs["validation_data"](0)
         callbacks = list(kwargs.pop("callbacks", None) or [])
-        return super().fit(
-            x, *args, callbacks=[EpochCounter(), *callbacks], **kwargs
-        )
+        return super().fit(x, *args, callbacks=[EpochCounter(), *callbacks], **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluates the model; see `tf.keras.Model.evaluate`.
@@ -211,13 +217,13 @@ class PreRanker(tfrs.Model):
         A metric that saw no usable list is left out of a dict's result, with a warning.
 
         Args:
-          x: a `tf.data.Dataset` of batches, or a function from an epoch's number to
-            one.
-          *args: as in Keras.
-          **kwargs: as in Keras.
+            x: a `tf.data.Dataset` of batches, or a function from an epoch's number to
+                one.
+            *args: as in Keras.
+            **kwargs: as in Keras.
 
         Returns:
-          As Keras: the values, or with `return_dict=True` a dict.
+            As Keras: the values, or with `return_dict=True` a dict.
         """
         if callable(x):
             x = x(0)
@@ -233,7 +239,9 @@ class PreRanker(tfrs.Model):
                 del results[name]
         return results
 
-    def save(self, directory: str | Path) -> None:  # type: ignore[override]
+    def save(
+        self, directory: str | Path, overwrite: bool = True, options: Any = None
+    ) -> None:
         """Writes a run directory, from which `load` makes the model again.
 
         It holds `config.yaml`, `schema.yaml`, `vocabularies/`, `statistics.json` and
@@ -241,11 +249,18 @@ class PreRanker(tfrs.Model):
         written beside its place and then renamed.
 
         Args:
-          directory: the run directory; an earlier one is replaced.
+            directory: the run directory.
+            overwrite: whether an earlier run directory is replaced.
+            options: not used; `tf.keras.callbacks.ModelCheckpoint` gives some.
 
         Raises:
-          FileExistsError: the directory exists and is no run directory.
+            FileExistsError: the directory exists and is no run directory, or may not
+                be replaced.
         """
+        if Path(directory).exists() and not overwrite:
+            raise FileExistsError(
+                f"{directory} exists and overwrite=False; choose another place"
+            )
         run_directory.save(self, directory)
 
     @classmethod
@@ -253,14 +268,14 @@ class PreRanker(tfrs.Model):
         """Makes the model of a run directory, compiled as it was saved.
 
         Args:
-          directory: what `save` wrote.
+            directory: what `save` wrote.
 
         Returns:
-          The model, with weights, optimiser and epoch restored.
+            The model, with weights, optimiser and epoch restored.
 
         Raises:
-          FileNotFoundError: it is no run directory, or a file of it is gone.
-          ConfigurationError: its configuration is not understood.
+            FileNotFoundError: it is no run directory, or a file of it is gone.
+            ConfigurationError: its configuration is not understood.
         """
         return run_directory.load(cls, directory)
 
@@ -295,6 +310,18 @@ class PreRanker(tfrs.Model):
                 scores = forward.logits[:, :, place] if reads_logits else forward.scores
                 metric.update_state(labels, scores, where=where)
         return self._trackers.update(sums)
+
+
+def _flat(batch: Any) -> Mapping[str, tf.Tensor]:
+    """Returns the one dict of a batch; `train_on_batch` puts it into a tuple."""
+    if isinstance(batch, tuple) and len(batch) == 1:
+        (batch,) = batch
+    if not isinstance(batch, Mapping):
+        raise TypeError(
+            "a batch is one flat dict with labels as 'label/<task>'. "
+            f"Received: a {type(batch).__name__}"
+        )
+    return batch
 
 
 class _Trackers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,11 @@ class ModelConfig:
     """The declarations that `PreRanker` takes beside the schema.
 
     Attributes:
-      query_tower: see `PreRanker`.
-      doc_tower: see `PreRanker`.
-      cross_tower: see `PreRanker`.
-      scorer: see `PreRanker`.
-      distinct_documents: see `PreRanker`.
+        query_tower: see `PreRanker`.
+        doc_tower: see `PreRanker`.
+        cross_tower: see `PreRanker`.
+        scorer: see `PreRanker`.
+        distinct_documents: see `PreRanker`.
     """
 
     query_tower: Tower = Tower()
@@ -71,6 +72,7 @@ def save(model: PreRanker, directory: str | Path) -> None:
                     for task, metrics in model._trackers.metrics.items()
                 },
             }
+        config["files"] = _digests(temporary)
         write_yaml(temporary / _CONFIG, config)
         _checkpoint(model).write(str(temporary / _CHECKPOINT))
         _replace(directory, temporary)
@@ -89,21 +91,23 @@ def load(cls: type[PreRanker], directory: str | Path) -> PreRanker:
         raise ConfigurationError(f"{where}: has no 'model'")
     declarations: ModelConfig = from_mapping(ModelConfig, config["model"], where)
     objective: Objective = from_mapping(Objective, config.get("objective"), where)
+    _check_files(directory, config.get("files") or {})
     schema = Schema.from_yaml(directory / "schema.yaml")
     model = cls(schema, objective=objective, **vars_of(declarations))
     compiled = config.get("compile")
     if compiled is not None:
-        model.compile(
-            optimizer=tf.keras.optimizers.deserialize(compiled["optimizer"]),
-            metrics={
-                task: [tf.keras.metrics.deserialize(metric) for metric in metrics]
-                for task, metrics in compiled["metrics"].items()
-            },
-        )
-    prefix = str(directory / _CHECKPOINT)
-    if not tf.io.gfile.exists(f"{prefix}.index"):
-        raise FileNotFoundError(f"{directory} has no checkpoint at {_CHECKPOINT}")
-    _checkpoint(model).read(prefix).assert_consumed()
+        try:
+            optimizer = tf.keras.optimizers.deserialize(compiled["optimizer"])
+            metrics = {
+                task: [tf.keras.metrics.deserialize(metric) for metric in of_task]
+                for task, of_task in compiled["metrics"].items()
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"{where}: compile is not understood: {_in_one_line(error)}"
+            ) from error
+        model.compile(optimizer=optimizer, metrics=metrics)
+    _restore(model, directory)
     return model
 
 
@@ -123,6 +127,46 @@ def _checkpoint(model: PreRanker) -> tf.train.Checkpoint:
     if model.optimizer is not None:
         parts["optimizer"] = model.optimizer
     return tf.train.Checkpoint(**parts)
+
+
+def _restore(model: PreRanker, directory: Path) -> None:
+    prefix = str(directory / _CHECKPOINT)
+    if not tf.io.gfile.exists(f"{prefix}.index"):
+        raise FileNotFoundError(f"{directory} has no checkpoint at {_CHECKPOINT}")
+    try:
+        _checkpoint(model).read(prefix).assert_consumed()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise ConfigurationError(
+            f"{directory}: the checkpoint is damaged, or is not of the configuration "
+            f"beside it; copy it again. TensorFlow says: {_in_one_line(error)}"
+        ) from error
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    """Fingerprints the files that weights belong to, line by line."""
+    files = [*directory.glob("vocabularies/*"), *directory.glob("statistics.json")]
+    return {
+        file.relative_to(directory).as_posix(): hashlib.sha256(
+            file.read_bytes()
+        ).hexdigest()
+        for file in sorted(files)
+    }
+
+
+def _check_files(directory: Path, digests: dict[str, str]) -> None:
+    found = _digests(directory)
+    for name, digest in digests.items():
+        if name not in found:
+            raise FileNotFoundError(f"{directory} has no {name}; copy it again")
+        if found[name] != digest:
+            raise ConfigurationError(
+                f"{directory / name} is not what the model was trained with; "
+                "copy it again"
+            )
 
 
 def _serialized(task: str, metric: tf.keras.metrics.Metric) -> dict[str, Any]:
