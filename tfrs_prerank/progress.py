@@ -11,7 +11,9 @@ T = TypeVar("T")
 _QUIET_SECONDS = 2.0
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+def track(
+    items: Iterable[T], description: str, total: int | None = None
+) -> Iterator[T]:
     """Passes items through and shows a bar on standard error after two seconds.
 
     Nothing is shown where standard error is not a terminal.

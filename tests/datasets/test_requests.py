@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -260,11 +259,26 @@ def _requests(draw):
     )
 
 
-@settings(max_examples=8, deadline=None)
-@given(requests=st.lists(_requests(), min_size=1, max_size=3))
-def test_round_trip(requests) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        batches = list(written(folder, requests, batch_size=2, shuffle=False))
+@pytest.fixture(scope="module")
+def round_trips(tmp_path_factory):
+    """Writes three requests and reads them, by a dataset that is made once."""
+    folder = tmp_path_factory.mktemp("round_trips")
+    reader = written(folder, [request()] * 3, batch_size=2, shuffle=False)
+    dataset = reader(0)
+
+    def there_and_back(requests):
+        (path,) = folder.iterdir()
+        path.unlink()
+        write(folder, "train", SCHEMA, requests, documents=DOCUMENTS)
+        return list(dataset)
+
+    return there_and_back
+
+
+@settings(max_examples=25, deadline=None)
+@given(requests=st.lists(_requests(), min_size=3, max_size=3))
+def test_round_trip(round_trips, requests) -> None:
+    batches = round_trips(requests)
     rows = [
         {name: column[row].numpy() for name, column in batch.items()}
         for batch in batches
@@ -653,15 +667,13 @@ given = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(given)
 
 alone = given.small_model()
-alone.fit(given.small_reader(sys.argv[1]), epochs=2, verbose=0)
+alone.fit(given.small_reader(sys.argv[1]), epochs=1, verbose=0)
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
     model = given.small_model()
 # 30 requests in batches of 4: the last holds 2, one for each replica.
-history = model.fit(given.small_reader(sys.argv[1]), epochs=2, verbose=0)
+model.fit(given.small_reader(sys.argv[1]), epochs=1, verbose=0)
 for one, two in zip(alone.get_weights(), model.get_weights(), strict=True):
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)
-result = model.evaluate(given.small_reader(sys.argv[1]), verbose=0, return_dict=True)
-assert np.isfinite(result["loss"])
 print("equal")
 """
 

@@ -91,7 +91,9 @@ def random_requests(
     def ids(prefix: str, count: int, *size: int) -> np.ndarray:
         return np.char.add(prefix, rng.integers(0, count, size).astype(str))
 
-    movies = np.where(mask, ids("m", 12, *shape), "").astype(object)
+    # No document twice in a list: rounding would break its ties.
+    numbers = rng.permuted(np.tile(np.arange(12), (number, 1)), axis=1)[:, :length]
+    movies = np.where(mask, np.char.add("m", numbers.astype(str)), "").astype(object)
     arrays: Arrays = {
         "user_id": ids("u", 6, number).astype(object),
         "history": ids("m", 12, number, 3).astype(object),

@@ -98,5 +98,5 @@ def test_missing_labels_are_named(method: str) -> None:
 def test_labels_beside_the_batch_are_refused() -> None:
     model = small_model()
     model.compile(run_eagerly=True)
-    with pytest.raises(TypeError, match="one flat dict.*'label/<task>'.*a tuple"):
+    with pytest.raises(TypeError, match=r"one flat dict.*'label/<task>'.*a tuple"):
         model.train_on_batch(BATCH, ONES)

@@ -51,7 +51,8 @@ def test_the_bias_takes_up_what_positions_explain() -> None:
     arrays["mask"][:] = True
     arrays["position"][:] = np.arange(4)
     arrays["label/click"][:] = np.arange(4) == 0
-    ids = np.random.default_rng(0).permuted(np.tile(["a", "b", "c", "d"], (32, 1)), 1)
+    rng = np.random.default_rng(0)
+    ids = rng.permuted(np.tile(["a", "b", "c", "d"], (32, 1)), axis=1)
     for name in ("movie_id", "doc_ids"):
         arrays[name] = ids.astype(object)
     arrays["year"][:] = 0.0

@@ -41,8 +41,6 @@ class Case:
         return export_models.call(self.loaded.signatures[name], inputs)
 
 
-
-
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """Two towers, dot, int64 ids, 40 documents; straight after `fit` with metrics."""

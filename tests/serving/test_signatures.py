@@ -226,7 +226,10 @@ def test_requests_batched_by_the_server_get_their_own_answers(case, name):
     for request in requests:
         size, length = request["doc_ids"].shape
         for key, want in case.call(name, request).items():
-            assert want.shape == (size, length if name != "rank" else min(length, case.k))
+            assert want.shape == (
+                size,
+                length if name != "rank" else min(length, case.k),
+            )
             got = together[key][start : start + size, : want.shape[1]]
             if want.dtype == np.float32:
                 np.testing.assert_allclose(got, want, atol=2e-6)
@@ -368,23 +371,23 @@ def test_retrieved_scores_are_those_of_score_vectors(case):
         assert len(set(ids)) == k
 
 
-def exact_signatures(folder, count, k):
+def exact_signatures(folder, count, k, tasks=("click", "like")):
     """Signatures over documents whose similarities come out exactly, many equal.
 
-    A vector has one number that is not 0, a power of 2, in each of two tasks' parts.
+    A vector has one number that is not 0, a power of 2, in each task's part.
     """
-    model = small_model(tasks=("click", "like"), scorer="cosine")
-    model.network.scorer.bias.assign([0.25, -0.5])
+    model = small_model(tasks=tasks, scorer="cosine")
+    model.network.scorer.bias.assign([0.25, -0.5][-len(tasks) :])
     ids = 1000 + np.arange(count)
     file = folder / "ids.txt"
     file.write_text("".join(f"{value}\n" for value in ids))
-    table = ServedTable(ids, file, 8, {})
+    table = ServedTable(ids, file, 4 * len(tasks), {})
     rng = np.random.default_rng(0)
-    vectors = np.zeros([count, 2, 4], np.float32)
+    vectors = np.zeros([count, len(tasks), 4], np.float32)
     for row in range(count):
-        for task in range(2):
+        for task in range(len(tasks)):
             vectors[row, task, rng.integers(4)] = rng.choice([-1.0, 0.5, 1.0])
-    table.fill(0, tf.constant(vectors.reshape(count, 8)), {})
+    table.fill(0, tf.constant(vectors.reshape(count, -1)), {})
     return model, Signatures(model.network, table, k, "like"), vectors
 
 
@@ -409,7 +412,8 @@ def test_retrieve_equals_a_stable_sort_whatever_the_block(
 
 
 def test_different_documents_with_one_score_keep_the_order_of_the_request(tmp_path):
-    _, signatures, vectors = exact_signatures(tmp_path, 23, 40)
+    # One task: a sigmoid, which fuses several, may round differently by place.
+    _, signatures, vectors = exact_signatures(tmp_path, 23, 40, ("like",))
     query = {name: tf.constant(value) for name, value in small_query(1).items()}
     same = np.flatnonzero((vectors == vectors[0]).all((1, 2)))
     assert len(same) >= 2

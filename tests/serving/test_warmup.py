@@ -87,9 +87,7 @@ def test_every_record_of_an_export_replays(case, request):
     records = requests_in(case.path)
     for record in records:
         function = signatures[record.model_spec.signature_name]
-        inputs = {
-            name: tf.make_ndarray(value) for name, value in record.inputs.items()
-        }
+        inputs = {name: tf.make_ndarray(value) for name, value in record.inputs.items()}
         specs = function.structured_input_signature[1]
         assert sorted(inputs) == sorted(specs)
         for name, value in inputs.items():

@@ -295,8 +295,6 @@ def _cast(array: pa.Array, dtype: str, text: bool, where: str) -> pa.Array:
         fits = _is_string(kind) or types.is_integer(kind)
     elif dtype == "string":
         fits = _is_string(kind)
-    elif dtype == "int64":
-        fits = types.is_integer(kind) or (text and _is_string(kind))
     else:
         fits = (
             types.is_integer(kind)
@@ -315,13 +313,25 @@ def _cast(array: pa.Array, dtype: str, text: bool, where: str) -> pa.Array:
         if dtype in ("string", "text"):
             return array.cast(pa.string())
         if dtype == "int64":
-            return array.cast(pa.int64())
+            return _integers(array)
         return array.cast(pa.float64()).cast(pa.float32(), safe=False)
     except pa.ArrowInvalid as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{where}: {wanted} are declared. {reason}; correct the cell"
         ) from None
+
+
+def _integers(array: pa.Array) -> pa.Array:
+    """Casts to int64, also from 7.0: columns with empty cells are often floats."""
+    if _is_string(array.type):
+        try:
+            return array.cast(pa.int64())
+        except pa.ArrowInvalid:
+            array = array.cast(pa.float64())
+    if pa.types.is_floating(array.type):
+        array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
+    return array.cast(pa.int64())  # refuses 7.5
 
 
 def _seconds(array: pa.Array, text: bool, where: str) -> pa.Array:

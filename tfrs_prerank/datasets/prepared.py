@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tfrs_prerank.datasets._progress import track
 from tfrs_prerank.datasets.documents_file import write_documents
 from tfrs_prerank.datasets.requests import write
 from tfrs_prerank.features import adapt
@@ -99,7 +100,8 @@ def prepare(
         }
         if written["train"] == 0:
             raise ValueError("there is no training request; give at least one")
-        adapt(schema, train, documents, temporary).save(temporary)
+        training = track(train, "collecting vocabularies and statistics")
+        adapt(schema, training, documents, temporary).save(temporary)
         write_documents(documents, temporary / "documents.parquet")
         counts = {"requests_written": written, "documents": len(documents)}
         text = json.dumps({**counts, **(report or {})}, indent=1, ensure_ascii=False)

@@ -223,7 +223,10 @@ class RequestReader:
         seed: int,
         shuffle_block: int,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("block", shuffle_block)):
+        for name, value in (
+            ("batch_size", batch_size),
+            ("shuffle_block", shuffle_block),
+        ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1. Received: {value}")
         self.files = tuple(files)
@@ -249,7 +252,7 @@ class RequestReader:
         try:
             yield from self(0)
         except tf.errors.InvalidArgumentError as error:
-            found = re.search(r"assertion failed: \[(request .*?)\]", error.message)
+            found = re.search(r"assertion failed: \[(request .*)\]", error.message)
             if found is None:
                 raise
             # TensorFlow escapes quotes and all but ASCII.

@@ -153,8 +153,8 @@ def _floats(columns: Mapping[str, Any], name: str) -> np.ndarray:
     values = np.asarray(_column(columns, name))
     if values.size and values.dtype.kind not in "iufb":
         raise TypeError(
-            f"{name}: numbers are declared. Received: {values.reshape(-1)[0]!r} among "
-            f"values of type {values.dtype}"
+            f"{name}: numbers are declared. Received: {values.reshape(-1)[0].item()!r} "
+            f"among values of type {values.dtype}"
         )
     return values.astype(np.float64).reshape(-1)
 

@@ -129,7 +129,8 @@ def as_array(values: Any, column: Column) -> np.ndarray:
         ValueError: a number is NaN or infinite, or a vector has another length.
     """
     if column.length is None:
-        array = np.asarray(values)
+        # NumPy's own strings would all take the room of the longest.
+        array = np.asarray(values, object if column.dtype == "string" else None)
         if array.ndim != 1:
             raise TypeError(
                 f"{column.name}: one value a row is declared (max_values=1). "

@@ -56,6 +56,7 @@ class EmbeddingTable(tf.keras.layers.Layer):
             shape=[rows, feature.dimension],
             initializer=tf.keras.initializers.RandomUniform(-0.05, 0.05),
             dtype=self.variable_dtype,
+            experimental_autocast=False,
         )
         share = getattr(feature, "id_dropout", 0.0)
         # A generator whose state is part of every checkpoint.
@@ -93,7 +94,7 @@ class EmbeddingTable(tf.keras.layers.Layer):
         """
         embedded = tf.gather(self.embeddings, rows)
         if training and self.l2:
-            squares = tf.reduce_sum(tf.square(tf.cast(embedded, tf.float32)), axis=-1)
+            squares = tf.reduce_sum(tf.square(embedded), axis=-1)
             weight = (
                 tf.ones_like(squares) if used is None else tf.cast(used, tf.float32)
             )
@@ -178,9 +179,19 @@ class NumericEncoder(tf.keras.layers.Layer):
         self.kernel: Any = None
         self.bias: Any = None
         if table is None:
-            size = [feature.dimension]
-            self.kernel = self.add_weight("kernel", size, initializer="glorot_uniform")
-            self.bias = self.add_weight("bias", size, initializer="zeros")
+            # Kept in float32: a half-precision kernel would round every product.
+            self.kernel = self.add_weight(
+                "kernel",
+                [feature.dimension],
+                initializer="glorot_uniform",
+                experimental_autocast=False,
+            )
+            self.bias = self.add_weight(
+                "bias",
+                [feature.dimension],
+                initializer="zeros",
+                experimental_autocast=False,
+            )
         self.missing: Any = None
         if self.numeric is not None and self.numeric.missing is not None:
             self.missing = self.add_weight(
@@ -199,8 +210,7 @@ class NumericEncoder(tf.keras.layers.Layer):
             field = self.table(self.table.rows_of(numbers), training=training)
         else:
             numbers = tf.cast((numbers - self.mean) / self.std, tf.float32)
-            kernel = tf.cast(self.kernel, tf.float32)
-            field = numbers[:, tf.newaxis] * kernel + tf.cast(self.bias, tf.float32)
+            field = numbers[:, tf.newaxis] * self.kernel + self.bias
         if self.numeric is not None and self.missing is not None:
             unknown = is_missing(self.numeric, values)[:, tf.newaxis]
             field = tf.where(unknown, tf.cast(self.missing, field.dtype), field)

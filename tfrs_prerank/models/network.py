@@ -77,6 +77,8 @@ class Network(tf.keras.layers.Layer):
                 [task.fuse for task in schema.tasks]
             ),
             trainable=False,
+            # Scores are float32 under every policy.
+            experimental_autocast=False,
         )
         # Every weight exists from here on, so that a backup finds what it restores.
         example = self._example()
@@ -84,6 +86,8 @@ class Network(tf.keras.layers.Layer):
         if self.bias_model is not None:
             self.bias_model(self._bias_columns(example, tf.zeros([1], tf.int64)))
 
+    # Nothing here branches on a tensor; without AutoGraph tracing takes half the time.
+    @tf.autograph.experimental.do_not_convert
     def call(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> Forward:
         """Computes logits for a batch.
 

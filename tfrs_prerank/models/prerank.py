@@ -153,9 +153,10 @@ class PreRanker(tfrs.Model):
 
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:
-        """All metrics: the terms' losses and those given to `compile`."""
+        """All metrics: the loss, its terms and those given to `compile`."""
         return self._trackers.all()
 
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Takes one optimisation step; see `tf.keras.Model.train_step`."""
         batch = _flat(batch)
@@ -183,6 +184,7 @@ class PreRanker(tfrs.Model):
             self.optimizer.apply_gradients(pairs)
         return self._logs(batch, forward, sums)
 
+    @tf.autograph.experimental.do_not_convert
     def test_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Evaluates one batch; see `tf.keras.Model.test_step`."""
         batch = _flat(batch)
@@ -340,6 +342,9 @@ class _Trackers:
             term.name: tf.keras.metrics.Mean(term.name, dtype=tf.float64)
             for term in self.terms
         }
+        self.loss = _WeightedSum(
+            [(term.weight, self.means[term.name]) for term in self.terms]
+        )
         self.metrics = {
             task: [_copy_for(task, metric) for metric in of_task]
             for task, of_task in (metrics or {}).items()
@@ -348,24 +353,16 @@ class _Trackers:
     def all(self) -> list[tf.keras.metrics.Metric]:
         """Returns every metric."""
         given = [metric for of_task in self.metrics.values() for metric in of_task]
-        return [*self.means.values(), *given]
+        return [self.loss, *self.means.values(), *given] if self.terms else []
 
     def update(
         self, sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]]
     ) -> dict[str, tf.Tensor]:
         """Takes in one batch's sums and returns the logs so far."""
-        logs = {}
-        total = tf.constant(0.0, tf.float64)
-        for term in self.terms:
-            value, count = sums[term.name]
-            mean = self.means[term.name]
-            mean.update_state(tf.math.divide_no_nan(value, count), sample_weight=count)
-            logs[term.name] = mean.result()
-            total += term.weight * logs[term.name]
-        logs = {"loss": total, **logs}
-        for of_task in self.metrics.values():
-            logs |= {metric.name: metric.result() for metric in of_task}
-        return logs
+        for name, (value, count) in sums.items():
+            mean = tf.math.divide_no_nan(value, count)
+            self.means[name].update_state(mean, sample_weight=count)
+        return {metric.name: metric.result() for metric in self.all()}
 
     def unusable(self) -> list[str]:
         """Returns the names of the metrics that saw no usable list."""
@@ -375,6 +372,27 @@ class _Trackers:
             for metric in of_task
             if not bool(metric.usable)
         ]
+
+
+class _WeightedSum(tf.keras.metrics.Metric):
+    """The objective's value: the weighted sum of its terms' means.
+
+    A metric, since Keras adds a plain number up over the replicas.
+    """
+
+    def __init__(self, parts: list[tuple[float, tf.keras.metrics.Mean]]) -> None:
+        super().__init__(name="loss", dtype=tf.float64)
+        self._parts = parts
+
+    def update_state(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the parts hold the state."""
+
+    def result(self) -> tf.Tensor:
+        """Returns the sum so far."""
+        total = tf.constant(0.0, tf.float64)
+        for weight, mean in self._parts:
+            total += weight * mean.result()
+        return total
 
 
 def _copy_for(task: str, metric: Any) -> Any:

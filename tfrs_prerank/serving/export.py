@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import filecmp
 import gc
 import hashlib
 import json
@@ -22,18 +24,22 @@ import tensorflow as tf
 import tfrs_prerank
 from tfrs_prerank.declaration import nearest
 from tfrs_prerank.features.documents import DocumentTable
+from tfrs_prerank.features.lookups import VocabularyLookup
+from tfrs_prerank.features.schema import existing_file
 from tfrs_prerank.models.prerank import PreRanker
 from tfrs_prerank.progress import track
-from tfrs_prerank.serving.lint import LintReport, lint_saved_model
-from tfrs_prerank.serving.signatures import Signatures
+from tfrs_prerank.serving.lint import LintReport, _op_list, lint_saved_model
+from tfrs_prerank.serving.signatures import Signatures, read_by
 from tfrs_prerank.serving.table import ServedTable
 from tfrs_prerank.serving.warmup import warmup_inputs, write_warmup
 
 MANIFEST = "assets.extra/prerank.json"
 HASHES = "assets.extra/document_hashes.npy"
-_IDS_FILE = "doc_ids.txt"  # a reserved name: no vocabulary is called like it
+_IDS_FILE = "doc_ids.txt"
 _CHUNK = 8192
 _MEASURED_CALLS = 20
+# TensorFlow Serving refuses a version with more than 1000 warm-up records.
+_MOST_LENGTHS = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,21 +104,48 @@ def export(
 
     Raises:
         FileExistsError: the version exists.
+        FileNotFoundError: a vocabulary's file is gone.
         KeyError: a document column is missing, or there is no such task.
         TypeError: the document ids are of another type than the schema says.
+        ValueError: a weight or a document's vector is NaN or infinite, or a vocabulary
+            is not the one that the model was made with.
+        RuntimeError: it is called inside of a distribution strategy's scope.
         LintError: the graph holds something that a server cannot run.
 
     References:
         TensorFlow Serving's SavedModel warm-up: `g3doc/saved_model_warmup.md`.
+
+    Example:
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from tfrs_prerank import Categorical, PreRanker, Schema, Task
+    >>> from tfrs_prerank.features import DocumentTable
+    >>> user = Categorical("user_id", "query", buckets=9)
+    >>> city = Categorical("city", "doc", buckets=9)
+    >>> model = PreRanker(Schema([user, city], tasks=[Task("click")]))
+    >>> documents = DocumentTable(np.array(["a", "b"]), {"city": ["Rome", "Oslo"]})
+    >>> exported = export(model, documents, tempfile.mkdtemp(), warmup_lengths=[2])
+    >>> exported.version, exported.path.name, exported.documents
+    (1, '1', 2)
     """
+    if tf.distribute.has_strategy():
+        # Its variables would be created on every replica.
+        raise RuntimeError("export: call it outside of `with strategy.scope()`")
     directory = Path(directory)
     task = _task(model, task)
     if k < 1:
         raise ValueError(f"k must be at least 1. Received: {k}")
+    lengths = _checked_lengths(warmup_lengths)
+    _op_list(serving_version)  # a release that is not known, before the work
     version = _free_version(directory, version)
+    path = directory / str(version)
     ids = _checked_ids(documents, model.schema.doc_id)
     columns = documents.arrays(model.schema)
+    _check_weights(model)
+    _check_vocabularies(model)
 
+    is_new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{version}-", dir=directory))
     temporary.chmod(0o755)
@@ -121,13 +154,15 @@ def export(
         # The exporter's table is gone before the replay loads its own.
         gc.collect()
         lint = lint_saved_model(temporary, serving_version=serving_version)
-        lengths = sorted(set(warmup_lengths))
         latency = _replay(temporary, ids, lengths)
         _write_manifest(model, temporary, ids, columns, k, task, latency)
-        os.rename(temporary, directory / str(version))
+        _rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    path = directory / str(version)
+        if is_new:
+            with contextlib.suppress(OSError):  # It holds the version, or others'.
+                directory.rmdir()
+    lint = dataclasses.replace(lint, directory=str(path))
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Exported(path, version, len(ids), size, lint, latency)
 
@@ -168,6 +203,17 @@ def _free_version(directory: Path, version: int | None) -> int:
     return version
 
 
+def _rename(temporary: Path, path: Path) -> None:
+    try:
+        os.rename(temporary, path)
+    except OSError as error:
+        if not path.exists():
+            raise
+        raise FileExistsError(
+            f"{path} was written by another export meanwhile; export again"
+        ) from error
+
+
 def _checked_ids(documents: DocumentTable, doc_id: str) -> np.ndarray:
     ids = np.asarray(documents.ids)
     is_integer = np.issubdtype(ids.dtype, np.integer)
@@ -178,7 +224,64 @@ def _checked_ids(documents: DocumentTable, doc_id: str) -> np.ndarray:
         )
     if is_integer:
         return ids.astype(np.int64)
-    return np.array([i.decode() if isinstance(i, bytes) else str(i) for i in ids], object)
+    return np.array(
+        [i.decode() if isinstance(i, bytes) else str(i) for i in ids], object
+    )
+
+
+def _checked_lengths(warmup_lengths: Iterable[int]) -> list[int]:
+    lengths = sorted(set(warmup_lengths))
+    if lengths and lengths[0] < 1:
+        raise ValueError(f"warmup_lengths must be from 1. Received: {lengths[0]}")
+    if len(lengths) > _MOST_LENGTHS:
+        raise ValueError(
+            f"warmup_lengths: {len(lengths)} lengths received; give at most "
+            f"{_MOST_LENGTHS}, TensorFlow Serving reads no more than 1000 records"
+        )
+    return lengths
+
+
+def _check_weights(model: PreRanker) -> None:
+    """Raises ValueError for a NaN or infinity, wherever it is.
+
+    A replay would see only the rows of an embedding that its requests look up.
+    """
+    for variable in read_by(model.network)[0]:
+        if not variable.dtype.is_floating:
+            continue
+        if not bool(tf.reduce_all(tf.math.is_finite(variable))):
+            raise ValueError(
+                f"export: weight {variable.name!r} of shape {tuple(variable.shape)} is "
+                "not finite; train the model again, with a smaller learning rate"
+            )
+
+
+def _check_vocabularies(model: PreRanker) -> None:
+    """Raises unless the files, which are copied, hold what the model looks up."""
+    tables = model.network.tables
+    for feature in model.schema.features:
+        path = getattr(feature, "vocabulary", None)
+        if path is None or feature.training_only:
+            continue
+        file = existing_file(path, feature.name, "vocabulary")
+        if file.name == _IDS_FILE:
+            raise ValueError(
+                f"{feature.name}.vocabulary: {file} has the name of the export's "
+                "document ids; rename the file"
+            )
+        lookup: VocabularyLookup = tables[feature.name].lookup
+        lines = file.read_text("utf-8").removesuffix("\n").split("\n")
+        count = lookup.rows - 1
+        if len(lines) == count:
+            integer = lookup.dtype == tf.int64
+            values = [int(line) for line in lines] if integer else lines
+            rows = lookup(tf.constant(values, lookup.dtype))
+            if np.array_equal(rows, np.arange(1, count + 1)):
+                continue
+        raise ValueError(
+            f"{feature.name}.vocabulary: {file} has changed since the model was made; "
+            "bring it back, or load the model from its run directory"
+        )
 
 
 def _write(
@@ -204,10 +307,21 @@ def _write(
         table = ServedTable(ids, ids_file, size, keys)
         starts = range(0, len(ids), _CHUNK)
         for start in track(starts, "encoding documents"):
-            table.fill(start, *encode(_slice(columns, start, start + _CHUNK)))
+            vectors, keys_here = encode(_slice(columns, start, start + _CHUNK))
+            _check_vectors(vectors, ids[start : start + _CHUNK])
+            table.fill(start, vectors, keys_here)
         module = Signatures(network, table, k, task)
         signatures = module.all()
         tf.saved_model.save(module, str(temporary), signatures=signatures)
+
+
+def _check_vectors(vectors: tf.Tensor, ids: np.ndarray) -> None:
+    finite = tf.reduce_all(tf.math.is_finite(vectors), axis=1).numpy()
+    if not finite.all():
+        raise ValueError(
+            f"export: the vector of document {ids[~finite].tolist()[0]!r} is not finite; one of "
+            "its numbers is too large, declare that as Numeric(log1p=True)"
+        )
 
 
 def _encoder(model: PreRanker) -> Any:
@@ -229,9 +343,7 @@ def _slice(columns: Mapping[str, np.ndarray], start: int, end: int) -> dict[str,
     return {name: tf.constant(column[start:end]) for name, column in columns.items()}
 
 
-def _replay(
-    temporary: Path, ids: np.ndarray, lengths: list[int]
-) -> dict[int, float]:
+def _replay(temporary: Path, ids: np.ndarray, lengths: list[int]) -> dict[int, float]:
     """Reads the export back, writes and replays its warm-up, measures its latency."""
     loaded = tf.saved_model.load(str(temporary))
     requests = list(warmup_inputs(loaded.signatures, ids, lengths))
@@ -271,7 +383,7 @@ def _write_manifest(
     scorer = model.declarations["scorer"]
     manifest = {
         "format": 1,
-        "schema": _portable(model.schema.to_mapping()),
+        "schema": _portable(model.schema.to_mapping(), temporary / "assets"),
         "versions": {
             "tfrs_prerank": tfrs_prerank.__version__,
             "tensorflow": tf.__version__,
@@ -301,8 +413,9 @@ def fingerprint(model: PreRanker) -> str:
         model: the model.
     """
     digest = hashlib.sha256()
-    for variable in sorted(model.network.variables, key=lambda v: v.name):
-        digest.update(variable.name.encode())
+    # In the order of the layers: Keras numbers names by what a process made before.
+    for variable in read_by(model.network)[0]:
+        digest.update(f"{variable.dtype.name}{variable.shape.as_list()}".encode())
         digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
     return digest.hexdigest()
 
@@ -336,13 +449,23 @@ def _flat_columns(columns: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
                 yield np.ascontiguousarray(array[:, place])
 
 
-def _portable(schema: dict[str, Any]) -> dict[str, Any]:
-    """Names the vocabularies' files without the folders of this machine."""
+def _portable(schema: dict[str, Any], assets: Path) -> dict[str, Any]:
+    """Names files as the export's assets are, without the folders of this machine."""
     features = []
     for feature in schema["features"]:
         feature = dict(feature)
-        for key in ("vocabulary", "statistics"):
-            if key in feature:
-                feature[key] = Path(feature[key]).name
+        if "vocabulary" in feature:
+            feature["vocabulary"] = _asset_name(Path(feature["vocabulary"]), assets)
+        if "statistics" in feature:
+            feature["statistics"] = Path(feature["statistics"]).name
         features.append(feature)
     return {**schema, "features": features}
+
+
+def _asset_name(file: Path, assets: Path) -> str:
+    """Finds a vocabulary's copy; SavedModel numbers those with one file name."""
+    copies = [assets / file.name, *sorted(assets.glob(f"{file.name}_*"))]
+    for copy in copies:
+        if copy.is_file() and filecmp.cmp(file, copy, shallow=False):
+            return copy.name
+    return file.name  # of a training-only feature, which no asset is made of

@@ -39,7 +39,7 @@ class Signatures(tf.Module):
         self._tasks = len(network.schema.tasks)
         self._task = network.schema.task_names.index(task)
         self._size = network.query_tower.size
-        self._weights, self._lookups = _read_by(network)
+        self._weights, self._lookups = read_by(network)
         # A closure, since an attribute would be tracked.
         self._network: Callable[[], Network] = lambda: network
 
@@ -231,8 +231,15 @@ def _trace(function: Callable[..., Any], specs: Mapping[str, tf.TensorSpec]) -> 
     return tf.function(function, autograph=False).get_concrete_function(named)
 
 
-def _read_by(network: Network) -> tuple[list[tf.Variable], list[Any]]:
-    """Returns the variables and lookup tables that serving reads."""
+def read_by(network: Network) -> tuple[list[tf.Variable], list[Any]]:
+    """Returns what serving reads of a network.
+
+    Args:
+        network: the network.
+
+    Returns:
+        The variables, in the order of the layers, and the lookup tables.
+    """
     layers = [network.query_tower, network.doc_tower, network.scorer]
     if network.cross_tower is not None:
         layers.append(network.cross_tower)

@@ -1,0 +1,601 @@
+"""The schema: its checks, with the exact messages, and its files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tfrs_prerank.declaration import ConfigurationError
+from tfrs_prerank.features import (
+    Categorical,
+    Dense,
+    Match,
+    Numeric,
+    Schema,
+    Sequence,
+    Task,
+    Text,
+)
+from tfrs_prerank.features.declarations import RESERVED_NAMES
+
+USER = Categorical("user_id", "query", buckets=10)
+CITY = Categorical("city", "doc", buckets=5)
+GENRES = Categorical("genres", "doc", buckets=5, max_values=3)
+QUERY = Text("query", "query", buckets=10)
+TITLE = Text("title", "doc", shares="query")
+PRICE = Numeric("price", "doc")
+BUDGET = Numeric("budget", "query")
+BORN = Numeric("born", "doc", dtype="int64")
+SHOWN = Categorical("shown", "doc", buckets=3, training_only=True)
+
+
+def schema(*features, tasks=(Task("click"),), **kwargs) -> Schema:
+    return Schema((USER, CITY, *features), tasks, **kwargs)
+
+
+def refused(call) -> str:
+    with pytest.raises(ConfigurationError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("declare", "expected"),
+    [
+        (
+            lambda: Categorical("User", "query"),
+            "Categorical 'User': a name has lower-case letters, digits and _, starting "
+            "with a letter. Received: 'User'",
+        ),
+        (
+            lambda: Text("raw_bytes", "query"),
+            "Text 'raw_bytes': a name must not end in _bytes, which TensorFlow Serving "
+            "base64-codes. Received: 'raw_bytes'",
+        ),
+        (
+            lambda: Task("1st"),
+            "Task '1st': a name has lower-case letters, digits and _, starting with a "
+            "letter. Received: '1st'",
+        ),
+        (
+            lambda: Categorical("a", "qury"),
+            "Categorical.owner: input should be 'query', 'doc' or 'cross'. "
+            "Received: 'qury'",
+        ),
+        (
+            lambda: Categorical("a", "query", vocabulary="v.txt", buckets=3),
+            "Categorical 'a': give a vocabulary file or a number of hash buckets, not "
+            "both. Received: vocabulary='v.txt', buckets=3",
+        ),
+        (
+            lambda: Categorical("a", "query", buckets=0),
+            "Categorical 'a': buckets must be at least 1. Received: buckets=0",
+        ),
+        (
+            lambda: Categorical("a", "query", max_vocabulary=0),
+            "Categorical 'a': max_vocabulary must be at least 1. "
+            "Received: max_vocabulary=0",
+        ),
+        (
+            lambda: Categorical("a", "query", id_dropout=1),
+            "Categorical 'a': id_dropout must be in [0, 1). Received: id_dropout=1.0",
+        ),
+        (
+            lambda: Categorical("a", "query", l2=-0.1),
+            "Categorical 'a': l2 must not be negative. Received: l2=-0.1",
+        ),
+        (
+            lambda: Numeric("a", "doc", buckets=1),
+            "Numeric 'a': buckets must be at least 2. Received: 1",
+        ),
+        (
+            lambda: Numeric("a", "doc", buckets=3, boundaries=(1,)),
+            "Numeric 'a': give buckets (boundaries from data) or boundaries, not both. "
+            "Received: buckets=3, boundaries=(1.0,)",
+        ),
+        (
+            lambda: Numeric("a", "doc", boundaries=(1, 1)),
+            "Numeric 'a': boundaries must ascend strictly. Received: (1.0, 1.0)",
+        ),
+        (
+            lambda: Numeric("a", "doc", boundaries=()),
+            "Numeric 'a': boundaries must ascend strictly. Received: ()",
+        ),
+        (
+            lambda: Numeric("a", "doc", boundaries=(1,), standardize=True),
+            "Numeric 'a': standardize does nothing where there are buckets; leave one "
+            "of the two out",
+        ),
+        (
+            lambda: Numeric("a", "doc", missing=float("nan")),
+            "Numeric.missing: input should be a finite number. Received: nan",
+        ),
+        (
+            lambda: Numeric("a", "doc", missing=0.5, dtype="int64"),
+            "Numeric 'a': missing must be a whole number for int64. Received: 0.5",
+        ),
+        (
+            lambda: Dense("a", "doc", size=0),
+            "Dense 'a': size must be at least 1. Received: size=0",
+        ),
+        (
+            lambda: Text("a", "doc", shares="b", buckets=3),
+            "Text 'a': shares='b' brings its own vocabulary; leave out vocabulary and "
+            "buckets",
+        ),
+        (
+            lambda: Text("a", "doc", tokenizer="wordpiece", buckets=3),
+            'Text \'a\': tokenizer="wordpiece" needs a vocabulary, not buckets',
+        ),
+        (
+            lambda: Sequence("a", owner="doc"),
+            "Sequence.owner: input should be 'query'. Received: 'doc'",
+        ),
+        (
+            lambda: Sequence("a", shares="b", vocabulary="v.txt"),
+            "Sequence 'a': shares='b' brings its own table; leave out vocabulary and "
+            "buckets",
+        ),
+        (
+            lambda: Sequence("a", max_length=0),
+            "Sequence 'a': max_length must be at least 1. Received: max_length=0",
+        ),
+        (
+            lambda: Match("a", "b", "c", "overlp"),
+            "Match.op: input should be 'overlap', 'equal', 'contains', 'difference', "
+            "'log_ratio' or 'distance'. Received: 'overlp'",
+        ),
+    ],
+)
+def test_a_declaration_checks_itself(declare, expected):
+    assert refused(declare) == expected
+
+
+@pytest.mark.parametrize(
+    ("declare", "expected"),
+    [
+        (lambda: schema(tasks=()), "a schema needs at least one task. Received: tasks=()"),
+        (
+            lambda: schema(CITY),
+            "'city' is declared 2 times; each feature and task has one name and one owner",
+        ),
+        (
+            lambda: schema(Categorical("click", "doc", buckets=3)),
+            "'click' is declared 2 times; each feature and task has one name and one "
+            "owner",
+        ),
+        (
+            lambda: Schema([USER], [Task("click")]),
+            "no feature has owner='doc'; a tower needs one",
+        ),
+        # The bias of training alone is no tower.
+        (
+            lambda: Schema([USER, SHOWN], [Task("click")]),
+            "no feature has owner='doc'; a tower needs one",
+        ),
+        (
+            lambda: Schema([CITY], [Task("click")]),
+            "no feature has owner='query'; a tower needs one",
+        ),
+        # Sharing tables.
+        (
+            lambda: schema(Sequence("history", shares="cty")),
+            "history.shares names no Categorical. Received: 'cty'; did you mean 'city'?",
+        ),
+        (
+            lambda: schema(QUERY, Sequence("history", shares="query")),
+            "history.shares names no Categorical. Received: 'query'; known: city, user_id",
+        ),
+        (
+            lambda: schema(Text("title", "doc", shares="city")),
+            "title.shares names no Text. Received: 'city'; there is none",
+        ),
+        (
+            lambda: schema(Text("title", "doc", shares="title")),
+            "title.shares names no Text. Received: 'title'; there is none",
+        ),
+        (
+            lambda: schema(QUERY, TITLE, Text("tags", "doc", shares="title")),
+            "tags.shares='title' itself shares a table; name 'query' instead",
+        ),
+        (
+            lambda: schema(Sequence("history", shares="city", dtype="int64")),
+            "history.dtype must be that of 'city', 'string'. Received: 'int64'",
+        ),
+        (
+            lambda: Schema([Sequence("history", buckets=3), CITY], [Task("click")]),
+            "history.encoder='zero_attention' needs another query feature, which attends "
+            "to the sequence; add one or use encoder='mean'",
+        ),
+        # Matches.
+        (
+            lambda: schema(Match("same", "user_id", "cty", "equal")),
+            "same matches an unknown feature. Received: 'cty'; did you mean 'city'?",
+        ),
+        (
+            lambda: schema(
+                Match("one", "user_id", "city", "equal"),
+                Match("two", "one", "city", "equal"),
+            ),
+            "two matches an unknown feature. Received: 'one'; known: city, user_id",
+        ),
+        (
+            lambda: schema(SHOWN, Match("same", "user_id", "shown", "equal")),
+            "same cannot match training_only 'shown'",
+        ),
+        (
+            lambda: schema(BUDGET, Match("same", "user_id", "budget", "equal")),
+            "same: owner='cross' pairs columns of doc and query. "
+            "Received: left='user_id' of query, right='budget' of query",
+        ),
+        (
+            lambda: schema(Match("same", "user_id", "city", "equal", owner="doc")),
+            "same: owner='doc' pairs columns of doc. "
+            "Received: left='user_id' of query, right='city' of doc",
+        ),
+        (
+            lambda: schema(
+                Numeric("clicks", "cross"), Match("gap", "budget", "clicks", "difference"),
+                BUDGET,
+            ),  # fmt: skip
+            "gap: owner='cross' pairs columns of doc and query. "
+            "Received: left='budget' of query, right='clicks' of cross",
+        ),
+        (
+            lambda: schema(BORN, Match("age", "time", "born", "equal")),
+            "age: op='equal' does not fit 'time' (number) and 'born' (number); "
+            "it compares single ids or texts of one type",
+        ),
+        (
+            lambda: schema(Match("age", "time", "city", "difference")),
+            "age: op='difference' does not fit 'time' (number) and 'city' (string ids); "
+            "it subtracts numbers",
+        ),
+        (
+            lambda: schema(GENRES, Match("same", "user_id", "genres", "equal")),
+            "same: op='equal' does not fit 'user_id' (string ids) and 'genres' (several "
+            "string ids); it compares single ids or texts of one type",
+        ),
+        (
+            lambda: schema(GENRES, Match("has", "user_id", "genres", "contains")),
+            "has: op='contains' does not fit 'user_id' (string ids) and 'genres' (several "
+            "string ids); it looks for a single id on the right among ids or a text on "
+            "the left",
+        ),
+        # A text has several tokens.
+        (
+            lambda: schema(QUERY, TITLE, Match("has", "query", "title", "contains")),
+            "has: op='contains' does not fit 'query' (text) and 'title' (text); it looks "
+            "for a single id on the right among ids or a text on the left",
+        ),
+        (
+            lambda: schema(
+                Categorical("brand", "doc", buckets=3, dtype="int64"),
+                Match("same", "user_id", "brand", "equal"),
+            ),
+            "same: op='equal' does not fit 'user_id' (string ids) and 'brand' (int64 "
+            "ids); it compares single ids or texts of one type",
+        ),
+        (
+            lambda: schema(
+                Dense("taste", "query", size=3),
+                Dense("cover", "doc", size=4),
+                Match("gap", "taste", "cover", "distance"),
+            ),
+            "gap: op='distance' does not fit 'taste' (vector of 3) and 'cover' (vector of "
+            "4); it compares numbers, or vectors of one size",
+        ),
+        (
+            lambda: schema(BUDGET, Match("same", "budget", "city", "overlap")),
+            "same: op='overlap' does not fit 'budget' (number) and 'city' (string ids); "
+            "it compares ids or texts of one type",
+        ),
+        # The batch's own columns.
+        (
+            lambda: schema(Categorical("position", "doc", buckets=3)),
+            "'position' is a reserved name; rename the feature or declare it "
+            "training_only",
+        ),
+        (
+            lambda: schema(
+                Categorical("position", "doc", buckets=3, training_only=True)
+            ),
+            "'position' is the batch's own column of whole numbers; declare it as "
+            "Numeric, or Categorical with dtype='int64', and owner='doc'. "
+            "Received: Categorical, owner='doc', dtype='string'",
+        ),
+        (
+            lambda: schema(Numeric("position", "query", training_only=True)),
+            "'position' is the batch's own column of whole numbers; declare it as "
+            "Numeric, or Categorical with dtype='int64', and owner='doc'. "
+            "Received: Numeric, owner='query', dtype='float32'",
+        ),
+        (
+            lambda: schema(Numeric("time", "doc", training_only=True)),
+            "'time' is the batch's own column of whole numbers; declare it as "
+            "Numeric, or Categorical with dtype='int64', and owner='query'. "
+            "Received: Numeric, owner='doc', dtype='float32'",
+        ),
+    ],
+)  # fmt: skip
+def test_a_schema_checks_its_parts(declare, expected):
+    assert refused(declare) == f"Schema: {expected}"
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
+def test_reserved_names(name):
+    end = " or declare it training_only" if name in ("position", "time") else ""
+    assert refused(lambda: schema(Numeric(name, "cross"))) == (
+        f"Schema: {name!r} is a reserved name; rename the feature{end}"
+    )
+    assert refused(lambda: schema(tasks=[Task(name)])) == (
+        f"Schema: {name!r} is a reserved name; rename the task"
+    )
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        # Numbers, strings and batch columns in every place they are allowed.
+        (Match("gap", "time", "price", "difference"), PRICE),
+        (Match("age", "time", "born", "difference"), BORN),
+        (Match("old", "born", "time", "log_ratio"), BORN),
+        (Match("has", "genres", "user_id", "contains"), GENRES),
+        (Match("has", "query", "city", "contains"), QUERY),
+        (Match("same", "query", "title", "equal"), QUERY, TITLE),
+        (Match("common", "title", "genres", "overlap", owner="doc"), QUERY, TITLE, GENRES),
+        (Match("hour", "time", "budget", "difference", owner="query"), BUDGET),
+        (Categorical("position", "doc", buckets=9, dtype="int64", training_only=True),),
+        (Numeric("time", "query", training_only=True),),
+        # Sharing across towers, before or after the owner.
+        (Sequence("history", shares="city"),),
+        (TITLE, QUERY),
+    ],
+)
+def test_what_a_schema_allows(features):
+    assert schema(*features).features[2:] == features
+
+
+def test_lookups():
+    checked = schema(GENRES, PRICE, SHOWN, Numeric("clicks", "cross"))
+    assert checked["genres"] is checked.features[2]
+    assert [f.name for f in checked.owned_by("doc")] == ["city", "genres", "price"]
+    assert [f.name for f in checked.owned_by("cross")] == ["clicks"]
+    assert [f.name for f in checked.training_only] == ["shown"]
+    assert checked.task_names == ("click",)
+    with pytest.raises(KeyError, match="no feature 'genre'; did you mean 'genres'?"):
+        checked["genre"]
+
+
+def test_columns():
+    checked = schema(
+        GENRES,
+        PRICE,
+        Numeric("views", "doc", point_in_time=True),
+        Dense("cover", "doc", size=4),
+        Sequence("history", shares="city", max_length=7),
+        SHOWN,
+        Categorical("position", "doc", buckets=9, dtype="int64", training_only=True),
+        Match("common", "user_id", "genres", "overlap"),
+        BORN,
+        Match("age", "time", "born", "difference"),
+    )
+    columns = checked.columns()
+    seen = {
+        name: (c.dtype, c.length, c.owner, c.static, c.training_only, c.pad)
+        for name, c in columns.items()
+    }
+    assert seen == {
+        "user_id": ("string", None, "query", False, False, ""),
+        "city": ("string", None, "doc", True, False, ""),
+        "genres": ("string", 3, "doc", True, False, ""),
+        "price": ("float32", None, "doc", True, False, 0.0),
+        "views": ("float32", None, "doc", False, False, 0.0),
+        "cover": ("float32", 4, "doc", True, False, 0.0),
+        "history": ("string", 7, "query", False, False, ""),
+        "shown": ("string", None, "doc", False, True, ""),
+        "born": ("int64", None, "doc", True, False, -1),
+        "time": ("int64", None, "query", False, False, -1),
+    }
+    assert list(checked.columns("query")) == ["user_id", "history", "time"]
+    assert list(checked.columns("cross")) == []
+
+
+# Files.
+
+
+def test_yaml_text_is_short_and_exact(tmp_path: Path):
+    path = tmp_path / "schema.yaml"
+    schema(PRICE).to_yaml(path)
+    assert path.read_text().splitlines() == [
+        "features:",
+        "- name: user_id",
+        "  owner: query",
+        "  buckets: 10",
+        "  kind: categorical",
+        "- name: city",
+        "  owner: doc",
+        "  buckets: 5",
+        "  kind: categorical",
+        "- name: price",
+        "  owner: doc",
+        "  kind: numeric",
+        "tasks:",
+        "- name: click",
+    ]
+
+
+def test_yaml_errors_name_file_place_and_nearest_key(tmp_path: Path):
+    path = tmp_path / "schema.yaml"
+    path.write_text(
+        "features:\n- {kind: numeric, name: a, owner: doc, standardise: true}\n"
+        "tasks: [{name: click}]\n"
+    )
+    assert refused(lambda: Schema.from_yaml(path)) == (
+        f"{path}.features[0].numeric.standardise: unknown key 'standardise'; "
+        "did you mean 'standardize'?"
+    )
+    path.write_text("feature: []\ntasks: [{name: click}]\n")
+    assert refused(lambda: Schema.from_yaml(path)) == (
+        f"{path}.feature: unknown key 'feature'; did you mean 'features'?"
+    )
+
+
+NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
+SIZES = st.integers(1, 50)
+
+
+@st.composite
+def schemas(draw) -> Schema:
+    """Draws schemas that pass their own checks."""
+    names = draw(
+        st.lists(
+            st.text(string.ascii_lowercase + "_09", min_size=1, max_size=8)
+            .map(lambda rest: "f" + rest)
+            .filter(lambda name: not name.endswith("_bytes")),
+            min_size=4,
+            max_size=9,
+            unique=True,
+        )
+    )
+    user, city, task, *names = names
+    dtype = draw(st.sampled_from(["string", "int64"]))
+    features = [
+        Categorical(user, "query", buckets=draw(SIZES)),
+        Categorical(city, "doc", dtype=dtype, vocabulary=draw(st.none() | st.just("v"))),
+    ]
+    for name in names:
+        features.append(
+            draw(
+                st.one_of(
+                    st.builds(
+                        Categorical,
+                        st.just(name),
+                        st.sampled_from(["query", "doc", "cross"]),
+                        buckets=st.none() | SIZES,
+                        max_values=SIZES,
+                        pooling=st.sampled_from(["mean", "sum"]),
+                        id_dropout=st.floats(0, 0.99),
+                        l2=st.floats(0, 1e-3),
+                        point_in_time=st.booleans(),
+                        training_only=st.booleans(),
+                    ),
+                    st.builds(
+                        Numeric,
+                        st.just(name),
+                        st.sampled_from(["query", "doc", "cross"]),
+                        log1p=st.booleans(),
+                        boundaries=st.none()
+                        | st.lists(NUMBERS, min_size=1, unique=True).map(
+                            lambda values: tuple(sorted(values))
+                        ),
+                        missing=st.none() | NUMBERS,
+                    ),
+                    st.builds(Dense, st.just(name), st.just("doc"), size=SIZES),
+                    st.builds(
+                        Sequence,
+                        st.just(name),
+                        shares=st.just(city),
+                        dtype=st.just(dtype),
+                        max_length=SIZES,
+                        encoder=st.sampled_from(["mean", "zero_attention"]),
+                    ),
+                    st.builds(
+                        Text,
+                        st.just(name),
+                        st.just("query"),
+                        vocabulary=st.none() | st.just("tokens.txt"),
+                        max_tokens=SIZES,
+                    ),
+                )
+            )
+        )
+    tasks = [Task(task, fuse=draw(st.floats(0, 9)))]
+    return Schema(features, tasks, doc_id=draw(st.sampled_from(["string", "int64"])))
+
+
+@given(schemas())
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_yaml_round_trip(tmp_path: Path, drawn: Schema):
+    assert Schema.from_mapping(drawn.to_mapping()) == drawn
+    path = tmp_path / "schema.yaml"
+    # As it is written, with paths made absolute on both sides.
+    drawn.to_yaml(path)
+    again = Schema.from_yaml(path)
+    at_home = drawn._with_paths(lambda file: Path(file).resolve())
+    assert again._with_paths(lambda file: Path(file).resolve()) == at_home
+
+
+def test_paths_in_yaml_are_relative_to_its_folder(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    (home / "words").mkdir(parents=True)
+    (home / "words" / "city.txt").write_text("a\n")
+    path = home / "schema.yaml"
+    monkeypatch.chdir(tmp_path)
+    given = Schema(
+        [USER, Categorical("city", "doc", vocabulary="home/words/city.txt")],
+        [Task("click")],
+    )
+    given.to_yaml(path)
+    assert "vocabulary: words/city.txt" in path.read_text()
+    monkeypatch.chdir(home / "words")
+    read = Schema.from_yaml(path)["city"].vocabulary
+    assert Path(read) == home / "words" / "city.txt"
+
+
+def test_save_copies_everything_and_can_be_moved(tmp_path: Path):
+    (tmp_path / "city.txt").write_text("rome\nparis\n")
+    (tmp_path / "one.json").write_text(json.dumps({"price": {"mean": 0.1, "std": 2.0}}))
+    (tmp_path / "two.json").write_text(
+        json.dumps({"age": {"mean": 1.0, "std": 3.0, "boundaries": [0.1, 1 / 3]}})
+    )
+    given = Schema(
+        [
+            USER,
+            Categorical("city", "doc", vocabulary=str(tmp_path / "city.txt")),
+            Numeric(
+                "price", "doc", standardize=True, statistics=str(tmp_path / "one.json")
+            ),
+            Numeric("age", "doc", buckets=3, statistics=str(tmp_path / "two.json")),
+        ],
+        [Task("click")],
+    )
+    saved = given.save(tmp_path / "run")
+    assert Path(saved["city"].vocabulary) == tmp_path / "run/vocabularies/city.txt"
+    assert str(tmp_path) not in (tmp_path / "run" / "schema.yaml").read_text()
+    assert saved.save(tmp_path / "run") == saved  # onto itself
+    for name in ("city.txt", "one.json", "two.json"):
+        (tmp_path / name).unlink()
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    moved = Schema.from_yaml(tmp_path / "moved" / "schema.yaml")
+    assert Path(moved["city"].vocabulary).read_text() == "rome\nparis\n"
+    statistics = json.loads(Path(moved["price"].statistics).read_text())
+    assert statistics == {
+        "price": {"mean": 0.1, "std": 2.0},
+        "age": {"mean": 1.0, "std": 3.0, "boundaries": [0.1, 1 / 3]},
+    }
+    assert moved["age"].statistics == moved["price"].statistics
+
+
+def test_save_says_which_file_is_gone(tmp_path: Path):
+    lost = Schema(
+        [USER, Categorical("city", "doc", vocabulary="nowhere/city.txt")],
+        [Task("click")],
+    )
+    with pytest.raises(FileNotFoundError) as error:
+        lost.save(tmp_path)
+    assert str(error.value) == (
+        "city.vocabulary: no file at nowhere/city.txt; run `adapt` (tfrs-prerank "
+        "prepare) to make it or correct the path"
+    )

@@ -1,0 +1,24 @@
+"""Runs a module of the tests in a fresh process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(module: str, *arguments: str) -> str:
+    """Returns what the module printed; fails with the end of its errors."""
+    process = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout.strip()

@@ -1,0 +1,104 @@
+"""Trains on four logical CPUs and on one; run in a process of its own.
+
+Logical devices can only be set before TensorFlow starts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+import tfrs_prerank as tp
+from tests.models.small import (
+    assert_same_state,
+    dataset,
+    random_requests,
+    small_model,
+    small_schema,
+    state_of,
+    steady_adam,
+)
+from tfrs_prerank.metrics import GAUC, NDCG
+
+TASKS = ("click", "like")
+
+
+def model_of(normalization: str, *more: tp.Term) -> tp.PreRanker:
+    terms = (
+        tp.Term("click", weight=0.5),
+        tp.Term("click", "softmax_cross_entropy", stages=("exposed", "ranked")),
+        tp.Term("like", "softmax_cross_entropy", weight=2.0),
+    )
+    model = small_model(
+        small_schema(TASKS, l2=0.1, position=True),
+        normalization=normalization,
+        # The cosine of vectors near 0 has gradients near 1000, and rounding to match.
+        scorer="dot",
+        objective=tp.Objective((*terms, *more)),
+    )
+    model.compile(steady_adam(0.01), metrics=[NDCG(3), GAUC()])
+    return model
+
+
+def check(
+    strategy: tf.distribute.Strategy, batches: tf.data.Dataset, normalization: str
+) -> None:
+    """Three steps and an evaluation, on one and on four."""
+    one = model_of(normalization)
+    with strategy.scope():
+        four = model_of(normalization)
+    four.network.set_weights(one.network.get_weights())
+    start = state_of(one)
+    history = one.fit(batches, verbose=0).history
+    of_four = four.fit(batches, verbose=0).history
+
+    assert one.optimizer.iterations == four.optimizer.iterations == 3
+    assert_same_state(state_of(one), state_of(four), 1e-6)
+    for name, value in state_of(one).items():
+        if "moving" in name or "embeddings" in name:
+            assert not np.allclose(value, start[name], atol=1e-4), name
+
+    def same(left: dict, right: dict) -> None:
+        assert left.keys() == right.keys()
+        assert len(left) == 8
+        for name, value in left.items():
+            np.testing.assert_allclose(value, right[name], rtol=1e-5, err_msg=name)
+
+    same(history, of_four)
+    same(
+        one.evaluate(batches, return_dict=True, verbose=0),
+        four.evaluate(batches, return_dict=True, verbose=0),
+    )
+
+
+def main() -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    parts = [tf.config.LogicalDeviceConfiguration()] * 4
+    tf.config.set_logical_device_configuration(cpu, parts)
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(4)])
+
+    # Two requests to each replica; the last batch of seven leaves one to the last.
+    arrays = random_requests(23, 5, TASKS, weights=True, position=True)
+    documents = arrays["mask"][:8].reshape(4, -1).sum(axis=1)
+    assert len(set(documents)) > 2, documents
+    check(strategy, dataset(arrays, 8), "batch")
+
+    # In the first step the second replica has no real document, and the last batch of
+    # six leaves the fourth without a request.
+    arrays = {name: values[:22] for name, values in arrays.items()}
+    arrays["mask"][2:4] = False
+    check(strategy, dataset(arrays, 8), "layer")
+
+    with strategy.scope():
+        refused = model_of("layer", tp.Term("click", "in_batch_softmax"))
+    try:
+        refused.fit(dataset(arrays, 8), verbose=0)
+    except ValueError as error:
+        assert "in_batch_softmax on several replicas" in str(error)
+    else:
+        raise AssertionError("in_batch_softmax was trained on several replicas")
+    print("equal")
+
+
+if __name__ == "__main__":
+    main()
