@@ -105,7 +105,8 @@ def test_errors_name_field_value_and_fix(call, expected):
         ),
         (
             {"shapes": [{"kind": "square", "name": "a", "side": [1]}]},
-            "file.yaml.shapes[0].square.side: unknown key 'side'; did you mean 'sides'?",
+            "file.yaml.shapes[0].square.side: unknown key 'side'; did you mean "
+            "'sides'?",
         ),
         (
             {"shapes": [{"kind": "square", "name": "a", "colour": 1}]},
@@ -122,7 +123,8 @@ def test_errors_name_field_value_and_fix(call, expected):
         ),
         (
             {"shapes": [{"kind": "round", "name": "a"}, {"kind": "round", "name": 3}]},
-            "file.yaml.shapes[1].round.name: input should be a valid string. Received: 3",
+            "file.yaml.shapes[1].round.name: input should be a valid string. Received: "
+            "3",
         ),
         (
             {"shapes": [{"kind": "round", "name": "a", "size": -2}]},

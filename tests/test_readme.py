@@ -1,12 +1,19 @@
 """The two READMEs say the same, and what they show works."""
 
+import ast
+import contextlib
+import dataclasses
+import io
 import json
 import re
+import typing
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
+import yaml
 
 import tfrs_prerank
 from tests.datasets.movielens_files import Movie, Rating, User, write_100k
@@ -14,6 +21,9 @@ from tests.datasets.movielens_files import Movie, Rating, User, write_100k
 ROOT = Path(__file__).resolve().parent.parent
 ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
 CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+PAGE = {
+    page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")
+}
 PAGES = [
     ROOT / "README.md",
     ROOT / "README.zh-CN.md",
@@ -103,9 +113,9 @@ def test_table_of_what_exists_is_complete():
 # What the code does.
 
 
-@pytest.fixture
-def small_movielens(tmp_path, monkeypatch):
-    """Made-up ratings in GroupLens' format, found as real ones would be."""
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory):
+    """What the README's Python leaves behind, on made-up ratings in GroupLens' format."""
     rng = np.random.default_rng(0)
     names = ("Comedy|Romance", "Comedy", "Drama", "Action|Thriller")
     movies = [Movie(m, names[m % 4], 1980 + m % 20) for m in range(1, 101)]
@@ -115,26 +125,49 @@ def small_movielens(tmp_path, monkeypatch):
         for user in range(1, 31)
         for place, movie in enumerate(rng.permutation(np.arange(1, 101))[:20])
     ]
-    folder = write_100k(tmp_path / "ml", users, movies, ratings)
-    monkeypatch.setenv("TFRS_PRERANK_MOVIELENS", str(folder))
-    monkeypatch.chdir(tmp_path)
-    return folder
-
-
-def test_python_runs_and_the_served_answer_has_the_shown_form(small_movielens, capsys):
-    by_hand, request = blocks(ENGLISH, "python")
+    folder = tmp_path_factory.mktemp("by_hand")
+    write_100k(folder / "ml", users, movies, ratings)
     space: dict = {}
-    exec(by_hand, space)
-    assert "ndcg@10" in capsys.readouterr().out
-    assert len(space["schema"].columns("query")) == 6
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as printed:
+        patch.setenv("TFRS_PRERANK_MOVIELENS", str(folder / "ml"))
+        patch.chdir(folder)
+        with contextlib.redirect_stdout(printed):
+            exec(blocks(ENGLISH, "python")[0], space)
+        space["printed"] = printed.getvalue()
+    space["folder"] = folder
+    return space
 
+
+@pytest.fixture(scope="module")
+def server(by_hand):
     with tfrs_prerank.serving.LocalServer(
-        "saved_models/movies", name="movielens", rest_port=0, grpc_port=0
+        by_hand["folder"] / "saved_models" / "movies",
+        name="movielens",
+        rest_port=0,
+        grpc_port=0,
     ) as server:
-        url = "http://localhost:8501"
-        assert url in request
-        exec(request.replace(url, server.rest_url), space)
-    answer = space["answer"].json()["outputs"]
+        yield server
+
+
+def run(code: str, server) -> dict:
+    """Runs an example that asks the server that the pages speak of."""
+    assert "localhost:850" in code
+    code = code.replace("http://localhost:8501", server.rest_url)
+    space: dict = {}
+    exec(code.replace("localhost:8500", server.grpc_target), space)
+    return space
+
+
+def test_python_by_hand_runs(by_hand):
+    assert "ndcg@10" in by_hand["printed"]
+    # The last statement prints one score for each candidate.
+    scores = by_hand["printed"][by_hand["printed"].rindex("[") :].strip("[]\n ").split()
+    assert len(scores) == len(by_hand["request"]["doc_ids"])
+    assert np.isfinite(np.array(scores, float)).all()
+
+
+def test_request_gets_an_answer_of_the_shown_form(server):
+    answer = run(blocks(ENGLISH, "python")[1], server)["answer"].json()["outputs"]
     (shown,) = blocks(ENGLISH, "json")
     shown = json.loads(shown)["outputs"]
     assert set(answer) == set(shown)
@@ -144,6 +177,33 @@ def test_python_runs_and_the_served_answer_has_the_shown_form(small_movielens, c
     assert answer["found"] == [[True, True, False, False, False]]
     assert {*answer["doc_ids"][0][:2]} == {"70", "88"}
     assert answer["positions"][0][2:] == [-1, -1, -1]
+
+
+def test_serving_page_asks_as_it_says(server):
+    client, stubs, wait = blocks(PAGE["serving"], "python")
+    found = run(client, server)
+    lowest = np.finfo(np.float32).min
+    known = [True, False, False, True, False]
+    assert (found["scores"] > lowest).tolist() == known
+    assert (found["task"] > 0).tolist() == known
+    # The same order over the stubs, by another signature.
+    ranked = run(stubs, server)["ranked"].tolist()
+    best = np.argsort(-found["scores"])[:2]
+    assert ranked == [found["candidates"][i].encode() for i in best] + [b""] * 3
+    assert run(wait, server)["version"] == 1
+
+
+def test_signature_table_is_that_of_an_export(by_hand):
+    (version,) = (by_hand["folder"] / "saved_models" / "movies").iterdir()
+    loaded = tf.saved_model.load(str(version))
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \|$", PAGE["serving"], re.MULTILINE)
+    rows = {name: (inputs, outputs) for name, inputs, outputs in rows}
+    assert set(rows) == set(loaded.signatures)
+    tasks = {"click", "like"}
+    for name, (_, outputs) in rows.items():
+        named = set(re.findall(r"`(\w+)`", outputs))
+        named |= tasks if "each task" in outputs else set()
+        assert named == set(loaded.signatures[name].structured_outputs), name
 
 
 def test_yaml_prepares_logs_as_it_says(tmp_path):
@@ -187,3 +247,102 @@ def test_yaml_prepares_logs_as_it_says(tmp_path):
     clicked = batch["doc_ids"].numpy()[batch["label/click"].numpy() > 0]
     assert clicked.tolist() == [b"d1"]
     assert batch["group_id"].numpy().tolist() == [b"u0"]
+
+
+# The other pages.
+
+
+def field_default(field: dataclasses.Field) -> str:
+    """Returns what a configuration page says of a field's default."""
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    else:
+        value = field.default
+    if value is dataclasses.MISSING:
+        return "required"
+    if value is None:
+        return ""
+    if dataclasses.is_dataclass(value):
+        return "the defaults"
+    return "`" + json.dumps(value).replace("|", "\\|") + "`"
+
+
+def declarations(hint: object) -> typing.Iterator[type]:
+    """Yields a declaration and every one inside of it."""
+    if dataclasses.is_dataclass(hint):
+        yield typing.cast(type, hint)
+        for inner in typing.get_type_hints(hint).values():
+            yield from declarations(inner)
+    for inner in typing.get_args(hint):
+        yield from declarations(inner)
+
+
+def test_configuration_page_has_every_key_with_its_default():
+    from tfrs_prerank.config import Config
+
+    tables = [
+        dict(re.findall(r"^\| `(\w+)` \| .*? \| (.*?) \| ", table, re.MULTILINE))
+        for table in PAGE["configuration"].split("| key | type | default | meaning |")
+    ]
+    wanted = []
+    for declaration in dict.fromkeys(declarations(Config)):
+        table = {}
+        for field in dataclasses.fields(declaration):
+            kinds = typing.get_args(typing.get_type_hints(declaration)[field.name])
+            # What tells declarations apart must be written.
+            tells = field.name in ("kind", "source") and len(kinds) == 1
+            table[field.name] = "required" if tells else field_default(field)
+        wanted.append(table)
+    assert len(wanted) == 20
+    for table in wanted:
+        assert table in tables
+
+
+def strings_in_package() -> list[str]:
+    """Returns every string of the package's source, its holes as a NUL."""
+    found = []
+    for path in Path(tfrs_prerank.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [getattr(part, "value", None) for part in node.values]
+                found.append("".join(p if isinstance(p, str) else "\0" for p in parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_troubleshooting_page_quotes_messages_of_the_code():
+    tables = PAGE["troubleshooting"].split("| message | cause | fix |")[1:]
+    messages = [
+        message
+        for table in tables
+        for message in re.findall(
+            r"^\| `(.+?)` \| ", table.split("\n\n")[0], re.MULTILINE
+        )
+    ]
+    assert len(messages) > 30
+    strings = strings_in_package()
+    for message in messages:
+        parts = [part for part in message.split("...") if part.strip()]
+        pattern = ".*".join(re.escape(part.strip()) for part in parts)
+        assert any(re.search(pattern, text, re.DOTALL) for text in strings), message
+
+
+def test_serving_files_are_understood():
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    folder = ROOT / "docs" / "serving"
+    compose = yaml.safe_load((folder / "compose.yaml").read_text("utf-8"))
+    (service,) = compose["services"].values()
+    assert service["image"] == "tensorflow/serving:2.20.0"
+    for flag in service["command"]:
+        value = flag.partition("=")[2]
+        if value.startswith("/config/"):
+            assert (folder / value.removeprefix("/config/")).is_file()
+    text = (folder / "models.config").read_text("utf-8")
+    config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    (model,) = config.model_config_list.config
+    assert model.base_path == f"/models/{model.name}"
+    assert model.model_version_policy.latest.num_versions == 2
+    assert dict(model.version_labels) == {"stable": 1}

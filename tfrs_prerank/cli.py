@@ -7,6 +7,7 @@ errors answer at once.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,20 +35,30 @@ class _OneLineErrors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            IndexError,
-            OSError,
-            ImportError,
-            RuntimeError,
-        ) as error:
-            if os.environ.get("TFRS_PRERANK_TRACEBACK"):
+        except click.exceptions.Exit:
+            raise
+        except Exception as error:
+            line = _one_line(error)
+            if line is None or os.environ.get("TFRS_PRERANK_TRACEBACK"):
                 raise
-            text = error.args[0] if isinstance(error, KeyError) else error
-            click.echo(f"tfrs-prerank: {text}", err=True)
+            click.echo(f"tfrs-prerank: {line}", err=True)
             ctx.exit(1)
+
+
+def _one_line(error: Exception) -> str | None:
+    """Returns what a person needs of an error, None where only a traceback helps."""
+    if isinstance(error, KeyError | IndexError) and error.args:
+        return str(error.args[0])
+    if isinstance(error, ValueError | TypeError | OSError | ImportError):
+        return " ".join(str(error).split())
+    if type(error).__name__ == "ServingError":
+        return str(error)
+    message = getattr(error, "message", None)
+    if type(error).__module__.startswith("tensorflow") and message:
+        # TensorFlow wraps what a reader's check says in the path through its graph.
+        found = re.search(r"assertion failed: \[(.*?)\]", message)
+        return found[1] if found else str(message).strip().splitlines()[0]
+    return None
 
 
 @click.group(
@@ -156,9 +167,7 @@ def train(config: Path, data: Path, output: Path) -> None:
 @_CONFIG
 @_DATA
 @click.option("--split", default="test", show_default=True)
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON instead of a table."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def evaluate(run: Path, config: Path, data: Path, split: str, as_json: bool) -> None:
     """Print the metrics of a model beside its baselines."""
     from tfrs_prerank import PreRanker, pipeline

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tfrs_prerank.datasets.logs import LogsConfig
+from tfrs_prerank.datasets.log_config import LogsConfig
 from tfrs_prerank.declaration import (
     ConfigurationError,
     declaration,
@@ -38,7 +38,6 @@ def make_metrics(names: tuple[str, ...]) -> list[Any]:
         ConfigurationError: a name is not understood.
 
     Example:
-
     >>> from tfrs_prerank.config import make_metrics
     >>> [metric.name for metric in make_metrics(("ndcg@5", "gauc"))]
     ['ndcg@5', 'gauc']
@@ -47,7 +46,7 @@ def make_metrics(names: tuple[str, ...]) -> list[Any]:
     for name in names:
         kind, _, k = name.partition("@")
         takes_k = kind in ("ndcg", "hit_rate")
-        fits = takes_k == bool(k) and (not k or k.isdecimal() and int(k) > 0)
+        fits = takes_k == bool(k) and (not k or (k.isdecimal() and int(k) > 0))
         if kind not in _METRICS or not fits:
             raise ConfigurationError(
                 "a metric is one of ndcg@K, hit_rate@K, mrr and gauc. "
@@ -167,7 +166,6 @@ class Config:
         export: see `ExportConfig`.
 
     Example:
-
     >>> from tfrs_prerank.config import Config
     >>> config = Config.example("movielens")
     >>> config.schema.task_names

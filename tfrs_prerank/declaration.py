@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -187,6 +188,8 @@ def _one_line(error: ValidationError, where: str, kind: Any) -> str:
     first = (unknown or findings)[0]
     location = where
     for part in _named(first["loc"], kind):
+        if isinstance(part, str) and part[:1].isupper():
+            continue  # the class of a union's member, which no key stands for
         location += f"[{part}]" if isinstance(part, int) else f".{part}"
     problem, received = first["type"], first["input"]
     if problem in _UNKNOWN_KEY:
@@ -195,15 +198,20 @@ def _one_line(error: ValidationError, where: str, kind: Any) -> str:
         return f"{location}: unknown key {key!r}; {nearest(key, known)}"
     if problem in ("missing", "missing_argument"):
         return f"{location}: is required and was not given"
-    if problem == "union_tag_invalid":
+    if problem in ("union_tag_invalid", "union_tag_not_found"):
+        key = first["ctx"]["discriminator"].strip("'")
+        if problem == "union_tag_not_found":
+            return f"{location}: needs a `{key}`. Received: {received!r}"
         tags = first["ctx"]["expected_tags"].replace("'", "").split(", ")
         tag = first["ctx"]["tag"]
-        return f"{location}.kind: unknown kind {tag!r}; {nearest(tag, tags)}"
-    if problem == "union_tag_not_found":
-        return f"{location}: needs a `kind`. Received: {received!r}"
+        return f"{location}.{key}: unknown {key} {tag!r}; {nearest(tag, tags)}"
+    if problem == "literal_error":
+        choices = re.findall(r"'([^']*)'", first["ctx"]["expected"])
+        if choices and isinstance(received, str):
+            return f"{location}: unknown {received!r}; {nearest(received, choices)}"
     if problem == "value_error":
         # Checks of our own already name the value they received.
-        return f"{location}{_name_in(received)}: {first['ctx']['error']}"
+        return f"{location}{_name_in(received, kind)}: {first['ctx']['error']}"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{location}: {message}. Received: {received!r}"
 
@@ -217,13 +225,14 @@ def _named(location: tuple[int | str, ...], kind: Any) -> tuple[int | str, ...]:
     return location
 
 
-def _name_in(received: Any) -> str:
+def _name_in(received: Any, kind: Any) -> str:
     """Returns the `name` among a declaration's arguments, quoted, where it has one."""
-    if isinstance(received, ArgsKwargs):
-        arguments = received.kwargs or {}
-        name = arguments.get("name", received.args[0] if received.args else None)
-    else:
-        name = received.get("name") if isinstance(received, Mapping) else None
+    arguments = received
+    if isinstance(received, ArgsKwargs):  # made by a call, not from a mapping
+        fields = [field.name for field in dataclasses.fields(kind) if field.init]
+        arguments = dict(zip(fields, received.args, strict=False))
+        arguments |= received.kwargs or {}
+    name = arguments.get("name") if isinstance(arguments, Mapping) else None
     return f" {name!r}" if isinstance(name, str) else ""
 
 

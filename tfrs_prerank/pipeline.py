@@ -1,4 +1,4 @@
-"""The commands of `tfrs-prerank` as functions: from a configuration to served scores."""
+"""The commands of `tfrs-prerank` as functions: from configuration to served scores."""
 
 from __future__ import annotations
 

@@ -187,7 +187,9 @@ def test_statistics_by_hand_without_missing(tmp_path):
         Numeric("age", "query", standardize=True, missing=-1),
         # 0.1 is not a float32, and 9,999,999,999 is none either.
         Numeric("rate", "query", standardize=True, missing=0.1),
-        Numeric("born", "query", standardize=True, missing=9_999_999_999, dtype="int64"),
+        Numeric(
+            "born", "query", standardize=True, missing=9_999_999_999, dtype="int64"
+        ),
         Numeric("year", "doc", buckets=2),
     ]
     requests = [
@@ -209,7 +211,10 @@ def test_a_constant_column_is_not_divided_by_rounding(tmp_path):
     requests = [{"age": 0.1, "rank": 7}] * 3
     adapted = run(
         tmp_path,
-        [Numeric("age", "query", standardize=True), Numeric("rank", "query", buckets=5)],
+        [
+            Numeric("age", "query", standardize=True),
+            Numeric("rank", "query", buckets=5),
+        ],
         requests,
     )
     found = json.loads(Path(adapted["age"].statistics).read_text())
@@ -274,8 +279,8 @@ def test_what_is_declared_stays(tmp_path):
             Categorical("town", "query", min_count=2),
             [{"town": "a"}, {"town": "b"}],
             ValueError,
-            "town: no value was seen 2 times in 2 distinct ones; lower min_count or check "
-            "the column",
+            "town: no value was seen 2 times in 2 distinct ones; lower min_count or "
+            "check the column",
         ),
         (
             Numeric("age", "query", standardize=True),

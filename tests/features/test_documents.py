@@ -8,7 +8,6 @@ import pytest
 from tfrs_prerank.features import (
     Categorical,
     Column,
-    Dense,
     DocumentTable,
     Numeric,
     Schema,
@@ -38,7 +37,11 @@ SCHEMA = Schema(
 @pytest.mark.parametrize(
     ("ids", "kind", "expected"),
     [
-        ([], ValueError, "the documents table is empty; it needs at least one document"),
+        (
+            [],
+            ValueError,
+            "the documents table is empty; it needs at least one document",
+        ),
         (
             # The count is that of the id that is named.
             ["a", "b", "b", "a", "b"],
@@ -64,13 +67,15 @@ SCHEMA = Schema(
         (
             ["a", "b\tc"],
             ValueError,
-            r"document id 'b\tc' is empty or holds a tab or a newline; ids are lines of "
+            r"document id 'b\tc' is empty or holds a tab or a newline; ids are lines "
+            r"of "
             "a file in the export",
         ),
         (
             ["a\nb"],
             ValueError,
-            r"document id 'a\nb' is empty or holds a tab or a newline; ids are lines of "
+            r"document id 'a\nb' is empty or holds a tab or a newline; ids are lines "
+            r"of "
             "a file in the export",
         ),
         (
@@ -192,7 +197,8 @@ def test_padding_and_types(values, column, expected):
             [["a"], "Drama"],
             GENRES,
             TypeError,
-            "genres: a list a row is declared (2 values). Received: 'Drama' of type str",
+            "genres: a list a row is declared (2 values). Received: 'Drama' of type "
+            "str",
         ),
         (
             [[1], 2],
@@ -229,21 +235,22 @@ def test_padding_and_types(values, column, expected):
             ["1.5"],
             PRICE,
             TypeError,
-            "price: numbers are declared (dtype='float32'). Received: '1.5' of type str",
+            "price: numbers are declared (dtype='float32'). Received: '1.5' of type "
+            "str",
         ),
         (
             [1.0, float("nan")],
             PRICE,
             ValueError,
-            "price: nan at value 1; replace missing numbers by a sentinel and declare it "
-            "as Numeric(missing=...)",
+            "price: nan at value 1; replace missing numbers by a sentinel and declare "
+            "it as Numeric(missing=...)",
         ),
         (
             [1e39],
             PRICE,
             ValueError,
-            "price: inf at value 0; replace missing numbers by a sentinel and declare it "
-            "as Numeric(missing=...)",
+            "price: inf at value 0; replace missing numbers by a sentinel and declare "
+            "it as Numeric(missing=...)",
         ),
         (
             [[1.0, 2.0], [3.0]],

@@ -545,7 +545,9 @@ def every_kind(tmp_path: Path) -> tuple[list[Any], dict[str, tf.TensorSpec]]:
 def columns_of(specs: dict[str, tf.TensorSpec], rows: int) -> dict[str, tf.Tensor]:
     values = {tf.string: "x y", tf.int64: 1_700_000_000, tf.float32: 1e3}
     return {
-        name: tf.fill([rows, *spec.shape[1:]], tf.constant(values[spec.dtype], spec.dtype))
+        name: tf.fill(
+            [rows, *spec.shape[1:]], tf.constant(values[spec.dtype], spec.dtype)
+        )
         for name, spec in specs.items()
     }
 

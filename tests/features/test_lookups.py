@@ -96,7 +96,8 @@ def test_a_file_that_is_gone(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         VocabularyLookup(str(path), "city")
     assert str(error.value) == (
-        f"city.vocabulary: no file at {path}; run `adapt` (tfrs-prerank prepare) to make "
+        f"city.vocabulary: no file at {path}; run `adapt` (tfrs-prerank prepare) to "
+        f"make "
         "it or correct the path"
     )
 

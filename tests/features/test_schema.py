@@ -35,8 +35,11 @@ BORN = Numeric("born", "doc", dtype="int64")
 SHOWN = Categorical("shown", "doc", buckets=3, training_only=True)
 
 
-def schema(*features, tasks=(Task("click"),), **kwargs) -> Schema:
-    return Schema((USER, CITY, *features), tasks, **kwargs)
+CLICK = Task("click")
+
+
+def schema(*features, tasks=(CLICK,)) -> Schema:
+    return Schema((USER, CITY, *features), tasks)
 
 
 def refused(call) -> str:
@@ -66,8 +69,7 @@ def refused(call) -> str:
         ),
         (
             lambda: Categorical("a", "qury"),
-            "Categorical.owner: input should be 'query', 'doc' or 'cross'. "
-            "Received: 'qury'",
+            "Categorical.owner: unknown 'qury'; did you mean 'query'?",
         ),
         (
             lambda: Categorical("a", "query", vocabulary="v.txt", buckets=3),
@@ -132,11 +134,11 @@ def refused(call) -> str:
         ),
         (
             lambda: Text("a", "doc", tokenizer="wordpiece", buckets=3),
-            'Text \'a\': tokenizer="wordpiece" needs a vocabulary, not buckets',
+            "Text 'a': tokenizer=\"wordpiece\" needs a vocabulary, not buckets",
         ),
         (
             lambda: Sequence("a", owner="doc"),
-            "Sequence.owner: input should be 'query'. Received: 'doc'",
+            "Sequence.owner: unknown 'doc'; known: query",
         ),
         (
             lambda: Sequence("a", shares="b", vocabulary="v.txt"),
@@ -149,8 +151,7 @@ def refused(call) -> str:
         ),
         (
             lambda: Match("a", "b", "c", "overlp"),
-            "Match.op: input should be 'overlap', 'equal', 'contains', 'difference', "
-            "'log_ratio' or 'distance'. Received: 'overlp'",
+            "Match.op: unknown 'overlp'; did you mean 'overlap'?",
         ),
     ],
 )
@@ -161,10 +162,14 @@ def test_a_declaration_checks_itself(declare, expected):
 @pytest.mark.parametrize(
     ("declare", "expected"),
     [
-        (lambda: schema(tasks=()), "a schema needs at least one task. Received: tasks=()"),
+        (
+            lambda: schema(tasks=()),
+            "a schema needs at least one task. Received: tasks=()",
+        ),
         (
             lambda: schema(CITY),
-            "'city' is declared 2 times; each feature and task has one name and one owner",
+            "'city' is declared 2 times; each feature and task has one name and one "
+            "owner",
         ),
         (
             lambda: schema(Categorical("click", "doc", buckets=3)),
@@ -187,11 +192,13 @@ def test_a_declaration_checks_itself(declare, expected):
         # Sharing tables.
         (
             lambda: schema(Sequence("history", shares="cty")),
-            "history.shares names no Categorical. Received: 'cty'; did you mean 'city'?",
+            "history.shares names no Categorical. Received: 'cty'; did you mean "
+            "'city'?",
         ),
         (
             lambda: schema(QUERY, Sequence("history", shares="query")),
-            "history.shares names no Categorical. Received: 'query'; known: city, user_id",
+            "history.shares names no Categorical. Received: 'query'; known: city, "
+            "user_id",
         ),
         (
             lambda: schema(Text("title", "doc", shares="city")),
@@ -211,8 +218,8 @@ def test_a_declaration_checks_itself(declare, expected):
         ),
         (
             lambda: Schema([Sequence("history", buckets=3), CITY], [Task("click")]),
-            "history.encoder='zero_attention' needs another query feature, which attends "
-            "to the sequence; add one or use encoder='mean'",
+            "history.encoder='zero_attention' needs another query feature, which "
+            "attends to the sequence; add one or use encoder='mean'",
         ),
         # Matches.
         (
@@ -242,9 +249,10 @@ def test_a_declaration_checks_itself(declare, expected):
         ),
         (
             lambda: schema(
-                Numeric("clicks", "cross"), Match("gap", "budget", "clicks", "difference"),
                 BUDGET,
-            ),  # fmt: skip
+                Numeric("clicks", "cross"),
+                Match("gap", "budget", "clicks", "difference"),
+            ),
             "gap: owner='cross' pairs columns of doc and query. "
             "Received: left='budget' of query, right='clicks' of cross",
         ),
@@ -255,25 +263,26 @@ def test_a_declaration_checks_itself(declare, expected):
         ),
         (
             lambda: schema(Match("age", "time", "city", "difference")),
-            "age: op='difference' does not fit 'time' (number) and 'city' (string ids); "
-            "it subtracts numbers",
+            "age: op='difference' does not fit 'time' (number) and 'city' (string "
+            "ids); it subtracts numbers",
         ),
         (
             lambda: schema(GENRES, Match("same", "user_id", "genres", "equal")),
-            "same: op='equal' does not fit 'user_id' (string ids) and 'genres' (several "
-            "string ids); it compares single ids or texts of one type",
+            "same: op='equal' does not fit 'user_id' (string ids) and 'genres' "
+            "(several string ids); it compares single ids or texts of one type",
         ),
         (
             lambda: schema(GENRES, Match("has", "user_id", "genres", "contains")),
-            "has: op='contains' does not fit 'user_id' (string ids) and 'genres' (several "
+            "has: op='contains' does not fit 'user_id' (string ids) and 'genres' "
+            "(several "
             "string ids); it looks for a single id on the right among ids or a text on "
             "the left",
         ),
         # A text has several tokens.
         (
             lambda: schema(QUERY, TITLE, Match("has", "query", "title", "contains")),
-            "has: op='contains' does not fit 'query' (text) and 'title' (text); it looks "
-            "for a single id on the right among ids or a text on the left",
+            "has: op='contains' does not fit 'query' (text) and 'title' (text); it "
+            "looks for a single id on the right among ids or a text on the left",
         ),
         (
             lambda: schema(
@@ -289,13 +298,13 @@ def test_a_declaration_checks_itself(declare, expected):
                 Dense("cover", "doc", size=4),
                 Match("gap", "taste", "cover", "distance"),
             ),
-            "gap: op='distance' does not fit 'taste' (vector of 3) and 'cover' (vector of "
-            "4); it compares numbers, or vectors of one size",
+            "gap: op='distance' does not fit 'taste' (vector of 3) and 'cover' (vector "
+            "of 4); it compares numbers, or vectors of one size",
         ),
         (
             lambda: schema(BUDGET, Match("same", "budget", "city", "overlap")),
-            "same: op='overlap' does not fit 'budget' (number) and 'city' (string ids); "
-            "it compares ids or texts of one type",
+            "same: op='overlap' does not fit 'budget' (number) and 'city' (string "
+            "ids); it compares ids or texts of one type",
         ),
         # The batch's own columns.
         (
@@ -324,7 +333,7 @@ def test_a_declaration_checks_itself(declare, expected):
             "Received: Numeric, owner='doc', dtype='float32'",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_schema_checks_its_parts(declare, expected):
     assert refused(declare) == f"Schema: {expected}"
 
@@ -350,7 +359,12 @@ def test_reserved_names(name):
         (Match("has", "genres", "user_id", "contains"), GENRES),
         (Match("has", "query", "city", "contains"), QUERY),
         (Match("same", "query", "title", "equal"), QUERY, TITLE),
-        (Match("common", "title", "genres", "overlap", owner="doc"), QUERY, TITLE, GENRES),
+        (
+            Match("common", "title", "genres", "overlap", owner="doc"),
+            QUERY,
+            TITLE,
+            GENRES,
+        ),
         (Match("hour", "time", "budget", "difference", owner="query"), BUDGET),
         (Categorical("position", "doc", buckets=9, dtype="int64", training_only=True),),
         (Numeric("time", "query", training_only=True),),
@@ -370,7 +384,7 @@ def test_lookups():
     assert [f.name for f in checked.owned_by("cross")] == ["clicks"]
     assert [f.name for f in checked.training_only] == ["shown"]
     assert checked.task_names == ("click",)
-    with pytest.raises(KeyError, match="no feature 'genre'; did you mean 'genres'?"):
+    with pytest.raises(KeyError, match=r"no feature 'genre'; did you mean 'genres'?"):
         checked["genre"]
 
 
@@ -469,7 +483,9 @@ def schemas(draw) -> Schema:
     dtype = draw(st.sampled_from(["string", "int64"]))
     features = [
         Categorical(user, "query", buckets=draw(SIZES)),
-        Categorical(city, "doc", dtype=dtype, vocabulary=draw(st.none() | st.just("v"))),
+        Categorical(
+            city, "doc", dtype=dtype, vocabulary=draw(st.none() | st.just("v"))
+        ),
     ]
     for name in names:
         features.append(

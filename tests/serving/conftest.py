@@ -47,7 +47,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Case:
     documents = export_models.small_documents(40)
     model = export_models.small_model()
     model.compile(metrics=[NDCG(3), GAUC()])
-    model.fit(export_models.small_training(documents, ("click",)), verbose=0)
+    model.fit(export_models.small_training(documents), verbose=0)
     directory = tmp_path_factory.mktemp("small") / "model"
     with pytest.MonkeyPatch.context() as patch:
         # Three chunks, the last one shorter.

@@ -204,9 +204,7 @@ def randomize(model: PreRanker, seed: int = 0) -> None:
             variable.assign_add(tf.cast(sign * noise, variable.dtype))
 
 
-def small_training(
-    documents: DocumentTable, labels: tuple[str, ...]
-) -> tf.data.Dataset:
+def small_training(documents: DocumentTable) -> tf.data.Dataset:
     """Two batches of four requests with lists of 1 to 5, prices of another day."""
     batches = []
     for seed in range(2):
@@ -215,8 +213,7 @@ def small_training(
         batch = batch_of(small_schema(), documents, rows, small_query(4, seed))
         batch["price"] = rng.uniform(0, 100, (4, 5)).astype(np.float32)
         batch["mask"] = np.arange(5) < rng.integers(1, 6, (4, 1))
-        for task in labels:
-            batch[f"label/{task}"] = rng.integers(0, 2, (4, 5)).astype(np.float32)
+        batch["label/click"] = rng.integers(0, 2, (4, 5)).astype(np.float32)
         batches.append(batch)
     stacked = {
         name: tf.constant(np.stack([batch[name] for batch in batches]))

@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tfrs_prerank.datasets.log_config import ID_COLUMN
 from tfrs_prerank.features.documents import DocumentTable
-
-ID_COLUMN = "doc_id"
 
 
 def write_documents(documents: DocumentTable, path: str | Path) -> None:

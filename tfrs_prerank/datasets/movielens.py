@@ -14,16 +14,16 @@ do not say how well it answers words that people really typed.
 """
 
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfrs_prerank.datasets import _movielens_files as files
+from tfrs_prerank.progress import track
 
 if TYPE_CHECKING:
     from tfrs_prerank.features.documents import DocumentTable
@@ -34,7 +34,6 @@ SHORTEST_LIST = 5
 POINT_IN_TIME_COLUMNS = ("popularity", "click_count", "like_rate")
 
 _CLICK, _LIKE = 1, 2
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ def _build(
     window_end, test_start = _split_times(raw.source, lists)
     parts: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
     statistics = _Statistics(raw, window_end)
-    for made in _progress(lists, "MovieLens: statistics at each request"):
+    for made in track(lists, "MovieLens: statistics at each request"):
         if made.time < window_end:
             part = "train"
         else:
@@ -212,16 +211,6 @@ def _build(
         documents=_documents(raw, statistics),
         report=_report(raw, lists, counts, window_end, test_start),
     )
-
-
-def _progress(items: Sequence[_T], what: str) -> Iterable[_T]:
-    """Shows a bar on a terminal; elsewhere (logs, pipes) stays silent."""
-    if not sys.stderr.isatty():
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, what, console=Console(stderr=True), transient=True)
 
 
 def _decade(year: int) -> str:
@@ -266,7 +255,7 @@ def _lists(
         raw.rating_user[by_user], np.arange(len(raw.user_ids) + 1), side="left"
     )
     labels = np.zeros(len(raw.movie_ids), np.int8)
-    for user in _progress(range(len(raw.user_ids)), "MovieLens: candidate lists"):
+    for user in track(range(len(raw.user_ids)), "MovieLens: candidate lists"):
         rows = by_user[starts[user] : starts[user + 1]]
         times = raw.rating_time[rows]
         movies = raw.rating_movie[rows].astype(np.int32)

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfrs_prerank.datasets._progress import track
 from tfrs_prerank.datasets.documents_file import write_documents
 from tfrs_prerank.datasets.requests import write
 from tfrs_prerank.features import adapt
 from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.schema import Schema
+from tfrs_prerank.progress import track
 
 
 def prepare(

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrs_prerank.datasets._progress import track
 from tfrs_prerank.datasets._records import (
     RecordFormat,
     Values,
@@ -24,6 +23,7 @@ from tfrs_prerank.datasets._records import (
 from tfrs_prerank.declaration import nearest
 from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.schema import Column, Schema
+from tfrs_prerank.progress import track
 
 _FILES_AT_ONCE = 16
 _DEFAULTS = {"stage": 0, "position": -1}

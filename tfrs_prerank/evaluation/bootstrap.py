@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tfrs_prerank.progress import track
+
 _DRAWS_AT_ONCE = 2_000_000
 _BOUNDS = (2.5, 97.5)
 
@@ -70,13 +72,17 @@ def resample_counts(groups: int, samples: int, seed: int) -> Iterator[np.ndarray
         How often each group was drawn, float64 `[s, G]`; S rows in all.
     """
     generator = np.random.default_rng(seed)
-    rows = max(1, _DRAWS_AT_ONCE // groups)
+    rows = _rows_at_once(groups)
     for start in range(0, samples, rows):
         size = min(rows, samples - start)
         drawn = generator.integers(groups, size=(size, groups))
         drawn += np.arange(size)[:, np.newaxis] * groups
         counts = np.bincount(drawn.reshape(-1), minlength=size * groups)
         yield counts.reshape(size, groups).astype(np.float64)
+
+
+def _rows_at_once(groups: int) -> int:
+    return max(1, _DRAWS_AT_ONCE // groups)
 
 
 def resampled_sums(sums: np.ndarray, samples: int, seed: int) -> np.ndarray:
@@ -92,7 +98,9 @@ def resampled_sums(sums: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """
     # Rankings share their weights, and BLAS need not round equal columns alike.
     distinct, places = np.unique(sums, axis=1, return_inverse=True)
-    parts = [counts @ distinct for counts in resample_counts(len(sums), samples, seed)]
+    draws = resample_counts(len(sums), samples, seed)
+    total = -(-samples // _rows_at_once(len(sums)))
+    parts = [counts @ distinct for counts in track(draws, "resampling", total)]
     return np.concatenate(parts)[:, places.reshape(-1)]
 
 

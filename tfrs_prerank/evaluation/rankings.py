@@ -88,7 +88,9 @@ def _outputs_of(row: str, source: Any) -> Callable[[Batch], Any]:
         return _PreRankerOutputs(source)
     if isinstance(source, tf.keras.Model):
         return tf.function(
-            lambda batch: source(batch, training=False), reduce_retracing=True
+            lambda batch: source(batch, training=False),
+            autograph=False,
+            reduce_retracing=True,
         )
     return source
 
@@ -127,6 +129,8 @@ class _PreRankerOutputs:
                     shape[-1] = columns[name].length
                 spec[name] = tf.TensorSpec(shape, tensor.dtype, name)
             self._function = tf.function(
-                lambda batch: self._model(batch, training=False), input_signature=[spec]
+                lambda batch: self._model(batch, training=False),
+                autograph=False,
+                input_signature=[spec],
             )
         return self._function(own)

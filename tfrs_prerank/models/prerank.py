@@ -93,6 +93,13 @@ class PreRanker(tfrs.Model):
         self.network = Network(
             schema, query_tower, doc_tower, cross_tower, scorer, distinct_documents
         )
+        # Keras leaves the generators of dropout out of checkpoints; as a part of the
+        # model they are in every one.
+        self.generators = [
+            layer._random_generator._generator
+            for layer in self.network.submodules
+            if isinstance(layer, tf.keras.layers.Dropout)
+        ]
         self.epochs_trained = tf.Variable(
             0, trainable=False, dtype=tf.int64, name="epochs_trained"
         )

@@ -123,7 +123,11 @@ def vars_of(config: ModelConfig) -> dict[str, Any]:
 
 
 def _checkpoint(model: PreRanker) -> tf.train.Checkpoint:
-    parts = {"network": model.network, "epochs_trained": model.epochs_trained}
+    parts = {
+        "network": model.network,
+        "generators": model.generators,
+        "epochs_trained": model.epochs_trained,
+    }
     if model.optimizer is not None:
         parts["optimizer"] = model.optimizer
     return tf.train.Checkpoint(**parts)
@@ -135,7 +139,8 @@ def _restore(model: PreRanker, directory: Path) -> None:
         raise FileNotFoundError(f"{directory} has no checkpoint at {_CHECKPOINT}")
     try:
         _checkpoint(model).read(prefix).assert_consumed()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+    # TensorFlow turns what its reader finds into built-in errors of several kinds.
+    except (AssertionError, LookupError, ValueError, tf.errors.OpError) as error:
         raise ConfigurationError(
             f"{directory}: the checkpoint is damaged, or is not of the configuration "
             f"beside it; copy it again. TensorFlow says: {_in_one_line(error)}"

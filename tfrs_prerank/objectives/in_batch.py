@@ -26,16 +26,30 @@ def in_batch_softmax(
     Differs from TFRS: a masked document's probability is exactly 0, and positives of
     the request other than the row's are left out too.
 
+    >>> import tensorflow as tf
+    >>> values, counts = in_batch_softmax(
+    ...     doc_ids=tf.constant(["a", "b", "c"]),
+    ...     positive=tf.constant([True, True, False]),
+    ...     weights=tf.ones([3]),
+    ...     index=tf.constant([0, 0, 1], tf.int64),
+    ...     own=tf.zeros([3]),
+    ...     similarity=tf.zeros([2, 3]),
+    ... )
+    >>> values.numpy().round(3).tolist()  # a against c and b against c: log 2
+    [0.6930000185966492, 0.6930000185966492]
+
     Args:
         doc_ids: ids of the V packed documents, `[V]`.
         positive: bool `[V]`, true for the pairs that are rows.
-        weights: float32 `[V]`, weights of the rows.
+        weights: float32 `[V]`, weights of the rows; a row of weight 0 is none, but
+            its document still is a positive of its request.
         index: request of each packed document, int64 `[V]`.
         own: logit of each packed document with its own request, `[V]`.
         similarity: logits of every request with every packed document, `[B, V]`.
 
     Returns:
-        Values and counts `[P]` of the P rows: weight times loss, and the weight.
+        Values and counts `[P]` of the P rows: weight times loss; 1, or 0 for a row of
+        weight 0. Their sums' quotient is the loss, divided by the number of rows.
     """
     ids, place = tf.unique(doc_ids)
     distinct = tf.size(ids)
@@ -57,4 +71,4 @@ def in_batch_softmax(
     own = tf.gather(own, rows)[:, tf.newaxis]
     loss = tf.reduce_logsumexp(tf.concat([own, scores], axis=1), axis=1) - own[:, 0]
     weight = tf.gather(weights, rows)
-    return weight * loss, weight
+    return weight * loss, tf.cast(tf.not_equal(weight, 0.0), tf.float32)

@@ -124,6 +124,8 @@ def _in_batch(
         weights = tf.ones_like(labels)
     else:
         weights = tf.gather(tf.reshape(weights, [-1]), forward.index)
+        # As in every loss: no known weight is a weight of 1.
+        weights = tf.where(tf.math.is_nan(weights), 1.0, weights)
     queries, docs = forward.query_vectors[:, task], forward.doc_vectors[:, task]
     similarity = tf.matmul(queries, docs, transpose_b=True)  # [B, V]
     own = tf.reduce_sum(tf.gather(queries, request) * docs, axis=-1)

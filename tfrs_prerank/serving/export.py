@@ -116,7 +116,6 @@ def export(
         TensorFlow Serving's SavedModel warm-up: `g3doc/saved_model_warmup.md`.
 
     Example:
-
     >>> import tempfile
     >>> import numpy as np
     >>> from tfrs_prerank import Categorical, PreRanker, Schema, Task
@@ -150,12 +149,16 @@ def export(
     temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{version}-", dir=directory))
     temporary.chmod(0o755)
     try:
-        _write(model, ids, columns, temporary, k, task)
+        hashes = _write(model, ids, columns, temporary, k, task)
         # The exporter's table is gone before the replay loads its own.
         gc.collect()
         lint = lint_saved_model(temporary, serving_version=serving_version)
-        latency = _replay(temporary, ids, lengths)
-        _write_manifest(model, temporary, ids, columns, k, task, latency)
+        _write_hashes(temporary, hashes)
+        del hashes
+        # No more ids than the requests need: `np.resize` copies all that it is given.
+        latency = _replay(temporary, ids[: max(lengths, default=1)], lengths)
+        gc.collect()
+        _write_manifest(model, temporary, len(ids), k, task, latency)
         _rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -223,10 +226,11 @@ def _checked_ids(documents: DocumentTable, doc_id: str) -> np.ndarray:
             f"Received: {ids[0]!r} of type {ids.dtype}"
         )
     if is_integer:
-        return ids.astype(np.int64)
-    return np.array(
-        [i.decode() if isinstance(i, bytes) else str(i) for i in ids], object
+        return ids.astype(np.int64, copy=False)
+    texts = (
+        value.decode() if isinstance(value, bytes) else str(value) for value in ids
     )
+    return np.array(list(texts), object)
 
 
 def _checked_lengths(warmup_lengths: Iterable[int]) -> list[int]:
@@ -287,19 +291,20 @@ def _check_vocabularies(model: PreRanker) -> None:
 def _write(
     model: PreRanker,
     ids: np.ndarray,
-    columns: Mapping[str, np.ndarray],
+    columns: dict[str, np.ndarray],
     temporary: Path,
     k: int,
     task: str,
-) -> None:
-    """Builds the table and the signatures and saves them."""
+) -> np.ndarray:
+    """Builds the table and the signatures and saves them.
+
+    Returns the documents' hashes. `columns` is empty afterwards: what is not needed any
+    more makes room at once.
+    """
     network = model.network
     with tempfile.TemporaryDirectory() as folder:
         ids_file = Path(folder) / _IDS_FILE
-        with ids_file.open("w", encoding="utf-8") as file:
-            for start in range(0, len(ids), _CHUNK):
-                lines = (f"{value}\n" for value in ids[start : start + _CHUNK].tolist())
-                file.writelines(lines)
+        _write_ids(ids_file, ids[:1])
         encode = _encoder(model)
         first = encode(_slice(columns, 0, 1))
         size = int(first[0].shape[1])
@@ -310,16 +315,30 @@ def _write(
             vectors, keys_here = encode(_slice(columns, start, start + _CHUNK))
             _check_vectors(vectors, ids[start : start + _CHUNK])
             table.fill(start, vectors, keys_here)
+        hashes = document_hashes(columns, len(ids))
+        columns.clear()
+        # Saving copies the file. The exporter looks nothing up, and the lookup that it
+        # has made of the first line takes no memory.
+        _write_ids(ids_file, ids)
         module = Signatures(network, table, k, task)
         signatures = module.all()
         tf.saved_model.save(module, str(temporary), signatures=signatures)
+    return hashes
+
+
+def _write_ids(path: Path, ids: np.ndarray) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for start in range(0, len(ids), _CHUNK):
+            lines = (f"{value}\n" for value in ids[start : start + _CHUNK].tolist())
+            file.writelines(lines)
 
 
 def _check_vectors(vectors: tf.Tensor, ids: np.ndarray) -> None:
     finite = tf.reduce_all(tf.math.is_finite(vectors), axis=1).numpy()
     if not finite.all():
+        first = ids[~finite].tolist()[0]
         raise ValueError(
-            f"export: the vector of document {ids[~finite].tolist()[0]!r} is not finite; one of "
+            f"export: the vector of document {first!r} is not finite; one of "
             "its numbers is too large, declare that as Numeric(log1p=True)"
         )
 
@@ -370,17 +389,21 @@ def _replay(temporary: Path, ids: np.ndarray, lengths: list[int]) -> dict[int, f
     return latency
 
 
+def _write_hashes(temporary: Path, hashes: np.ndarray) -> None:
+    path = temporary / HASHES
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, hashes)
+
+
 def _write_manifest(
     model: PreRanker,
     temporary: Path,
-    ids: np.ndarray,
-    columns: Mapping[str, np.ndarray],
+    documents: int,
     k: int,
     task: str,
     latency: Mapping[int, float],
 ) -> None:
-    tower = model.network.query_tower
-    scorer = model.declarations["scorer"]
+    network = model.network
     manifest = {
         "format": 1,
         "schema": _portable(model.schema.to_mapping(), temporary / "assets"),
@@ -390,11 +413,11 @@ def _write_manifest(
             "tensorflow_text": metadata.version("tensorflow-text"),
         },
         "fingerprint": fingerprint(model),
-        "documents": len(ids),
+        "documents": documents,
         "vectors": {
             "tasks": list(model.schema.task_names),
-            "size": tower.size,
-            "similarity": scorer.kind,
+            "size": network.query_tower.size,
+            "similarity": network.scorer.scorer.kind,
         },
         "k": k,
         "task": task,
@@ -403,7 +426,6 @@ def _write_manifest(
     path = temporary / MANIFEST
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    np.save(temporary / HASHES, document_hashes(columns, len(ids)))
 
 
 def fingerprint(model: PreRanker) -> str:

@@ -118,7 +118,9 @@ class Signatures(tf.Module):
         def add_block(
             start: tf.Tensor, scores: tf.Tensor, rows: tf.Tensor
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            block = table[start : start + _BLOCK, first : first + self._size]
+            block = table[start : start + _BLOCK]
+            if self._tasks > 1:  # Whole rows cost no copy.
+                block = block[:, first : first + self._size]
             found = tf.range(start, start + tf.shape(block)[0])
             found = tf.broadcast_to(found, [batch, tf.shape(block)[0]])
             similarity = tf.matmul(query, block, transpose_b=True)
@@ -184,7 +186,7 @@ class Signatures(tf.Module):
         return logits, found
 
     def _similarity(self, queries: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """Compares `[B, tasks, d]` with the vectors of rows `[B, N]` -> `[B, N, tasks]`.
+        """Compares `[B, tasks, d]` with rows' vectors `[B, N]` -> `[B, N, tasks]`.
 
         One matrix product: each task's query stands in its own block of a column.
         """
@@ -240,7 +242,11 @@ def read_by(network: Network) -> tuple[list[tf.Variable], list[Any]]:
     Returns:
         The variables, in the order of the layers, and the lookup tables.
     """
-    layers = [network.query_tower, network.doc_tower, network.scorer]
+    layers: list[tf.keras.layers.Layer] = [
+        network.query_tower,
+        network.doc_tower,
+        network.scorer,
+    ]
     if network.cross_tower is not None:
         layers.append(network.cross_tower)
     weights = [variable for layer in layers for variable in layer.variables]

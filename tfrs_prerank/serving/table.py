@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-_CHUNK = 8192
+_ALIGNMENT = 64  # what TensorFlow asks of memory that it did not allocate
 
 
 class ServedTable(tf.Module):
@@ -52,13 +52,17 @@ class ServedTable(tf.Module):
         self.ids = tf.Variable(
             tf.constant(ids, self.id_dtype), shape=[None], trainable=False, name="ids"
         )
-        self.vectors = _empty(count, [vector_size], tf.float32, "vectors")
         # A list: key names hold a slash, and an attribute's name must not.
         self.key_names = sorted(keys)
-        self.keys = [
-            _empty(count, keys[name].shape[1:].as_list(), keys[name].dtype, f"key_{i}")
-            for i, name in enumerate(self.key_names)
+        specs = [tf.TensorSpec([None, vector_size]), *(keys[n] for n in self.key_names)]
+        names = ["vectors", *(f"key_{place}" for place in range(len(keys)))]
+        arrays = [_empty(count, spec) for spec in specs]
+        variables = [
+            _sharing(array, name) for array, name in zip(arrays, names, strict=True)
         ]
+        self.vectors, self.keys = variables[0], variables[1:]
+        # A closure, since an attribute would be tracked.
+        self._arrays = lambda: arrays
 
     def rows(self, doc_ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Finds documents.
@@ -74,12 +78,12 @@ class ServedTable(tf.Module):
 
     def vectors_of(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the vectors of rows, `rows.shape + [size]`."""
-        return tf.gather(self.vectors, rows)
+        return tf.gather(self.vectors.read_value(), rows)
 
     def keys_of(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the match keys of rows by name."""
         return {
-            name: tf.gather(key, rows)
+            name: tf.gather(key.read_value(), rows)
             for name, key in zip(self.key_names, self.keys, strict=True)
         }
 
@@ -91,16 +95,38 @@ class ServedTable(tf.Module):
             vectors: `[n, size]`.
             keys: by name, `[n, ...]`.
         """
-        end = start + int(vectors.shape[0])
-        self.vectors[start:end].assign(vectors)
-        for name, variable in zip(self.key_names, self.keys, strict=True):
-            variable[start:end].assign(keys[name])
+        columns = [vectors, *(keys[name] for name in self.key_names)]
+        for array, column in zip(self._arrays(), columns, strict=True):
+            part = array[start : start + len(column)]
+            column = np.asarray(column)
+            if part.shape != column.shape:
+                raise ValueError(
+                    f"rows from {start} are of shape {part.shape}. "
+                    f"Received: {column.shape}"
+                )
+            part[:] = column
 
 
-def _empty(count: int, rest: list[int], dtype: tf.DType, name: str) -> tf.Variable:
-    return tf.Variable(
-        tf.zeros([count, *rest], dtype),
-        shape=[None, *rest],
-        trainable=False,
-        name=name,
-    )
+def _empty(count: int, spec: tf.TensorSpec) -> np.ndarray:
+    """Returns an array whose memory TensorFlow can take over as it is."""
+    shape = (count, *spec.shape[1:].as_list())
+    dtype = np.dtype(spec.dtype.as_numpy_dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _sharing(array: np.ndarray, name: str) -> tf.Variable:
+    """Returns a variable in the array's own memory.
+
+    Filling a variable in parts, or making it from an array, needs twice its size.
+    """
+    # Elsewhere than in the main memory it would be a copy.
+    with tf.device("CPU:0"):
+        return tf.Variable(
+            tf.experimental.dlpack.from_dlpack(array.__dlpack__()),
+            shape=[None, *array.shape[1:]],
+            trainable=False,
+            name=name,
+        )

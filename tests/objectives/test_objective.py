@@ -1,0 +1,100 @@
+"""Declarations of terms and objectives."""
+
+from __future__ import annotations
+
+import pytest
+
+from tfrs_prerank.declaration import ConfigurationError, from_mapping, to_mapping
+from tfrs_prerank.features import Categorical, Schema, Task
+from tfrs_prerank.objectives import Objective, Term
+from tfrs_prerank.objectives.objective import LOSSES, make_objective
+
+SCHEMA = Schema(
+    [Categorical("user_id", "query", buckets=3), Categorical("city", "doc", buckets=3)],
+    [Task("click"), Task("like")],
+)
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (
+            lambda: Term("click", weight=0.0),
+            "Term: weight must be positive. Received: 0.0",
+        ),
+        (
+            lambda: Term("click", weight=float("nan")),
+            "Term.weight: input should be a finite number. Received: nan",
+        ),
+        (
+            lambda: Term("click", "in_batch_softmax", temperature=-1),
+            "Term: temperature must be positive. Received: -1.0",
+        ),
+        (
+            lambda: Term("click", temperature=0.5),
+            "Term: temperature belongs to in_batch_softmax. "
+            "Received: loss='sigmoid_cross_entropy'",
+        ),
+        (
+            lambda: Term("click", stages=["exposed", "rankd"]),
+            "Term: unknown stage. Received: 'rankd'; did you mean 'ranked'?",
+        ),
+        (
+            lambda: Term("click", "sigmoid"),
+            "Term.loss: unknown 'sigmoid'; known: in_batch_softmax, "
+            "sigmoid_cross_entropy, softmax_cross_entropy",
+        ),
+        (
+            lambda: Objective([]),
+            "Objective: an objective needs at least one term. Received: terms=()",
+        ),
+        (
+            lambda: Objective([Term("click"), Term("click", weight=2)]),
+            "Objective: the term click/sigmoid_cross_entropy is given 2 times",
+        ),
+        (
+            lambda: make_objective("sigmoid_crossentropy", SCHEMA),
+            "objective: unknown loss 'sigmoid_crossentropy'; "
+            "did you mean 'sigmoid_cross_entropy'?",
+        ),
+        (
+            lambda: make_objective(Objective([Term("clik")]), SCHEMA),
+            "objective: no task 'clik'; did you mean 'click'?",
+        ),
+    ],
+)
+def test_errors_name_value_and_fix(call, expected):
+    with pytest.raises(ConfigurationError) as error:
+        call()
+    assert str(error.value) == expected
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_bare_loss_is_one_term_of_weight_1_per_task(loss):
+    objective = make_objective(loss, SCHEMA)
+    assert objective == Objective([Term("click", loss), Term("like", loss)])
+    assert [term.name for term in objective.terms] == [f"click/{loss}", f"like/{loss}"]
+    assert {term.weight for term in objective.terms} == {1.0}
+
+
+def test_a_given_objective_is_kept():
+    # The same task with two losses is two terms.
+    objective = Objective([Term("like"), Term("like", "softmax_cross_entropy", 0.5)])
+    assert make_objective(objective, SCHEMA) is objective
+
+
+def test_round_trip():
+    objective = Objective(
+        [
+            Term("click", weight=0.5, stages=["exposed", "catalog"]),
+            Term("like", "in_batch_softmax", temperature=0.1),
+        ]
+    )
+    mapping = to_mapping(objective)
+    assert mapping == {
+        "terms": [
+            {"task": "click", "weight": 0.5, "stages": ["exposed", "catalog"]},
+            {"task": "like", "loss": "in_batch_softmax", "temperature": 0.1},
+        ]
+    }
+    assert from_mapping(Objective, mapping, "objective") == objective
