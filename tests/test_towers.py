@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,7 +11,9 @@ import tensorflow as tf
 from tfrs_prerank.declaration import ConfigurationError
 from tfrs_prerank.features import Categorical, Numeric, Schema, Task
 from tfrs_prerank.features.encoders import make_tables
-from tfrs_prerank.towers import BiasModel, Tower, TowerModel, mlp
+from tfrs_prerank.towers import BiasModel, Tower, TowerModel
+from tfrs_prerank.towers.tower import Activation
+from tfrs_prerank.towers.tower_model import mlp
 
 A = Numeric("a", "doc", dimension=2)
 B = Numeric("b", "doc", dimension=2)
@@ -169,6 +171,13 @@ def test_layer_normalisation_dropout_and_activation_are_as_declared():
     assert [layers[3].rate, layers[7].rate] == [0.5, 0.5]
 
 
+def test_every_activation_is_one_of_keras():
+    names = get_args(Activation)
+    assert "relu" in names
+    for name in names:
+        assert callable(getattr(tf.keras.activations, name))
+
+
 def test_dropout_is_for_training_only():
     tf.keras.utils.set_random_seed(0)
     model = tower_model(units=(1000,), dropout=0.25)
@@ -269,8 +278,7 @@ def test_bias_is_the_sum_of_one_number_for_each_value():
         ({"dropout": 1}, ": dropout must be in [0, 1). Received: 1.0"),
         (
             {"activation": "reluu"},
-            ": activation must be one of tf.keras.activations, such as 'relu'. "
-            "Received: 'reluu'",
+            ".activation: unknown 'reluu'; did you mean 'relu'?",
         ),
         (
             {"interaction": "dcn"},

@@ -109,10 +109,11 @@ def demo(
     """Train on MovieLens, evaluate, export, serve, and ask for a ranking."""
     import dataclasses
 
-    from tfrs_prerank import pipeline
-    from tfrs_prerank.config import Config, MovieLensConfig, example_path
+    from tfrs_prerank.config import MovieLensConfig, example_path
 
-    config = Config.from_yaml(config_file or example_path("movielens"))
+    config = _settings(config_file or example_path("movielens"))
+    from tfrs_prerank import pipeline
+
     data = config.data
     if isinstance(data, MovieLensConfig):
         path = data.path if movielens is None else str(movielens)
@@ -141,10 +142,10 @@ def demo(
 @click.option("--output", type=_FOLDER, required=True, help="Folder to make.")
 def prepare(config: Path, output: Path) -> None:
     """Turn logs into TFRecord files, vocabularies and statistics."""
+    settings = _settings(config)
     from tfrs_prerank import pipeline
-    from tfrs_prerank.config import Config
 
-    pipeline.prepare(Config.from_yaml(config), output)
+    pipeline.prepare(settings, output)
     click.echo((output / "report.json").read_text(encoding="utf-8"), nl=False)
     click.echo(f"prepared data in {output}")
 
@@ -155,10 +156,10 @@ def prepare(config: Path, output: Path) -> None:
 @click.option("--output", type=_FOLDER, required=True, help="Run directory to write.")
 def train(config: Path, data: Path, output: Path) -> None:
     """Train a model and write its run directory."""
+    settings = _settings(config)
     from tfrs_prerank import pipeline
-    from tfrs_prerank.config import Config
 
-    pipeline.train(Config.from_yaml(config), data, output)
+    pipeline.train(settings, data, output)
     click.echo(f"run directory in {output}")
 
 
@@ -170,10 +171,9 @@ def train(config: Path, data: Path, output: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def evaluate(run: Path, config: Path, data: Path, split: str, as_json: bool) -> None:
     """Print the metrics of a model beside its baselines."""
+    settings = _settings(config)
     from tfrs_prerank import PreRanker, pipeline
-    from tfrs_prerank.config import Config
 
-    settings = Config.from_yaml(config)
     evaluation = pipeline.evaluate(PreRanker.load(run), settings, data, split)
     click.echo(evaluation.to_json() if as_json else str(evaluation))
 
@@ -190,10 +190,9 @@ def export(
     run: Path, config: Path, data: Path, output: Path, version: int | None
 ) -> None:
     """Write a SavedModel for TensorFlow Serving."""
+    settings = _settings(config)
     from tfrs_prerank import PreRanker, pipeline
-    from tfrs_prerank.config import Config
 
-    settings = Config.from_yaml(config)
     _echo_export(pipeline.export(PreRanker.load(run), settings, data, output, version))
 
 
@@ -263,6 +262,13 @@ def query(
     )
     _echo_request(request)
     _echo_ranking(ranking)
+
+
+def _settings(path: Path) -> Any:
+    """Reads a configuration, before anything imports TensorFlow."""
+    from tfrs_prerank.config import Config
+
+    return Config.from_yaml(path)
 
 
 def _echo_request(request: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,11 +19,10 @@ from tfrs_prerank.declaration import (
     to_mapping,
 )
 from tfrs_prerank.features.schema import Schema
-from tfrs_prerank.metrics import GAUC, MRR, NDCG, HitRate
-from tfrs_prerank.models.run_directory import ModelConfig
-from tfrs_prerank.objectives.objective import Objective
+from tfrs_prerank.models.config import ModelConfig
+from tfrs_prerank.objectives.objective import Objective, make_objective
 
-_METRICS = {"ndcg": NDCG, "mrr": MRR, "hit_rate": HitRate, "gauc": GAUC}
+_METRIC = re.compile(r"(ndcg|hit_rate)@([1-9]\d*)|mrr|gauc")
 
 
 def make_metrics(names: tuple[str, ...]) -> list[Any]:
@@ -42,18 +42,30 @@ def make_metrics(names: tuple[str, ...]) -> list[Any]:
     >>> [metric.name for metric in make_metrics(("ndcg@5", "gauc"))]
     ['ndcg@5', 'gauc']
     """
+    check_metrics(names)
+    # TensorFlow is not needed to check a name.
+    from tfrs_prerank.metrics import GAUC, MRR, NDCG, HitRate
+
+    kinds = {"ndcg": NDCG, "hit_rate": HitRate, "mrr": MRR, "gauc": GAUC}
     metrics = []
     for name in names:
         kind, _, k = name.partition("@")
-        takes_k = kind in ("ndcg", "hit_rate")
-        fits = takes_k == bool(k) and (not k or (k.isdecimal() and int(k) > 0))
-        if kind not in _METRICS or not fits:
+        metrics.append(kinds[kind](k=int(k)) if k else kinds[kind]())
+    return metrics
+
+
+def check_metrics(names: tuple[str, ...]) -> None:
+    """Raises ConfigurationError for a metric's name that is not understood.
+
+    Args:
+        names: such as `ndcg@10` or `mrr`.
+    """
+    for name in names:
+        if not _METRIC.fullmatch(name):
             raise ConfigurationError(
                 "a metric is one of ndcg@K, hit_rate@K, mrr and gauc. "
                 f"Received: {name!r}"
             )
-        metrics.append(_METRICS[kind](k=int(k)) if takes_k else _METRICS[kind]())
-    return metrics
 
 
 @declaration
@@ -104,7 +116,7 @@ class TrainingConfig:
                 raise ValueError(
                     f"{name} must be positive. Received: {getattr(self, name)}"
                 )
-        make_metrics(self.metrics)
+        check_metrics(self.metrics)
 
 
 @declaration
@@ -129,7 +141,7 @@ class EvaluationConfig:
                 "batch_size and samples must be at least 1. Received: "
                 f"batch_size={self.batch_size}, samples={self.samples}"
             )
-        make_metrics(self.metrics)
+        check_metrics(self.metrics)
 
 
 @declaration
@@ -179,6 +191,10 @@ class Config:
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
+
+    def __post_init__(self) -> None:
+        self.model.check(self.schema)
+        make_objective(self.objective, self.schema)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Config:

@@ -21,7 +21,6 @@ from tfrs_prerank.evaluation import evaluate as evaluate_rankings
 from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.models.prerank import PreRanker
-from tfrs_prerank.models.run_directory import vars_of
 from tfrs_prerank.optimizers import LazyAdam
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
         )
         for split in ("train", "validation")
     )
-    model = PreRanker(schema, objective=config.objective, **vars_of(config.model))
+    model = PreRanker(schema, objective=config.objective, **config.model.arguments())
     model.compile(
         LazyAdam(training.learning_rate), metrics=make_metrics(training.metrics)
     )

@@ -15,6 +15,7 @@ from tfrs_prerank.declaration import ConfigurationError
 from tfrs_prerank.distribution import global_sum
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.models import run_directory
+from tfrs_prerank.models.config import ModelConfig
 from tfrs_prerank.models.epochs import EpochCounter, dataset_of_epochs
 from tfrs_prerank.models.network import Network
 from tfrs_prerank.objectives.objective import Objective, make_objective
@@ -79,20 +80,24 @@ class PreRanker(tfrs.Model):
         distinct_documents: bool = False,
     ) -> None:
         super().__init__(autocast=False)
-        scorer = Scorer(scorer) if isinstance(scorer, str) else scorer  # type: ignore[arg-type]
-        _check_parts(schema, query_tower, doc_tower, cross_tower, distinct_documents)
+        self.declarations = ModelConfig(
+            query_tower,
+            doc_tower,
+            cross_tower,
+            scorer,  # type: ignore[arg-type]
+            distinct_documents,
+        )
+        self.declarations.check(schema)
         self.schema = schema
         self.objective = make_objective(objective, schema)
-        self.declarations = {
-            "query_tower": query_tower,
-            "doc_tower": doc_tower,
-            "cross_tower": cross_tower,
-            "scorer": scorer,
-            "distinct_documents": distinct_documents,
-        }
-        self.network = Network(
-            schema, query_tower, doc_tower, cross_tower, scorer, distinct_documents
-        )
+        self.network = Network(schema, **self.declarations.arguments())
+        # Keras leaves the generators of dropout out of checkpoints; as a part of the
+        # model they are in every one.
+        self.generators = [
+            layer._random_generator._generator
+            for layer in self.network.submodules
+            if isinstance(layer, tf.keras.layers.Dropout)
+        ]
         # Keras leaves the generators of dropout out of checkpoints; as a part of the
         # model they are in every one.
         self.generators = [
@@ -407,33 +412,3 @@ def _copy_for(task: str, metric: Any) -> Any:
     config = copy.deepcopy(metric.get_config())
     config["name"] = f"{task}/{metric.name}"
     return type(metric).from_config(config)
-
-
-def _check_parts(
-    schema: Schema,
-    query_tower: Tower,
-    doc_tower: Tower,
-    cross_tower: Tower | None,
-    distinct_documents: bool,
-) -> None:
-    if query_tower.output != doc_tower.output:
-        raise ConfigurationError(
-            "query_tower and doc_tower need vectors of one size. Received: "
-            f"output={query_tower.output} and output={doc_tower.output}"
-        )
-    cross = schema.owned_by("cross")
-    if cross and cross_tower is None:
-        raise ConfigurationError(
-            f"the schema has cross features ({cross[0].name!r}, ...); give a "
-            "cross_tower=Tower(...)"
-        )
-    if cross_tower is not None and not cross:
-        raise ConfigurationError(
-            "a cross_tower is given, but no feature has owner='cross'"
-        )
-    moving = [f.name for f in schema.owned_by("doc") if f.point_in_time]
-    if distinct_documents and moving:
-        raise ConfigurationError(
-            f"distinct_documents=True: {moving[0]!r} is point_in_time, so a document "
-            "differs between the requests of a batch"
-        )

@@ -11,41 +11,20 @@ import tensorflow as tf
 
 from tfrs_prerank.declaration import (
     ConfigurationError,
-    declaration,
     from_mapping,
     read_yaml,
     to_mapping,
     write_yaml,
 )
 from tfrs_prerank.features.schema import Schema
+from tfrs_prerank.models.config import ModelConfig
 from tfrs_prerank.objectives.objective import Objective
-from tfrs_prerank.scorers import Scorer
-from tfrs_prerank.towers import Tower
 
 if TYPE_CHECKING:
     from tfrs_prerank.models.prerank import PreRanker
 
 _CONFIG = "config.yaml"
 _CHECKPOINT = "checkpoint/model"
-
-
-@declaration
-class ModelConfig:
-    """The declarations that `PreRanker` takes beside the schema.
-
-    Attributes:
-        query_tower: see `PreRanker`.
-        doc_tower: see `PreRanker`.
-        cross_tower: see `PreRanker`.
-        scorer: see `PreRanker`.
-        distinct_documents: see `PreRanker`.
-    """
-
-    query_tower: Tower = Tower()
-    doc_tower: Tower = Tower()
-    cross_tower: Tower | None = None
-    scorer: Scorer = Scorer()
-    distinct_documents: bool = False
 
 
 def save(model: PreRanker, directory: str | Path) -> None:
@@ -93,7 +72,7 @@ def load(cls: type[PreRanker], directory: str | Path) -> PreRanker:
     objective: Objective = from_mapping(Objective, config.get("objective"), where)
     _check_files(directory, config.get("files") or {})
     schema = Schema.from_yaml(directory / "schema.yaml")
-    model = cls(schema, objective=objective, **vars_of(declarations))
+    model = cls(schema, objective=objective, **declarations.arguments())
     compiled = config.get("compile")
     if compiled is not None:
         try:
@@ -109,17 +88,6 @@ def load(cls: type[PreRanker], directory: str | Path) -> PreRanker:
         model.compile(optimizer=optimizer, metrics=metrics)
     _restore(model, directory)
     return model
-
-
-def vars_of(config: ModelConfig) -> dict[str, Any]:
-    """Returns the declarations as keyword arguments of `PreRanker`."""
-    return {
-        "query_tower": config.query_tower,
-        "doc_tower": config.doc_tower,
-        "cross_tower": config.cross_tower,
-        "scorer": config.scorer,
-        "distinct_documents": config.distinct_documents,
-    }
 
 
 def _checkpoint(model: PreRanker) -> tf.train.Checkpoint:

@@ -78,6 +78,8 @@ class ServedTable(tf.Module):
 
     def vectors_of(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the vectors of rows, `rows.shape + [size]`."""
+        # Reading costs nothing, but a gather from the variable itself would make every
+        # later reading, such as that of `retrieve`, copy the whole table.
         return tf.gather(self.vectors.read_value(), rows)
 
     def keys_of(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -94,6 +96,9 @@ class ServedTable(tf.Module):
             start: the first row.
             vectors: `[n, size]`.
             keys: by name, `[n, ...]`.
+
+        Raises:
+            ValueError: a row is of another size.
         """
         columns = [vectors, *(keys[name] for name in self.key_names)]
         for array, column in zip(self._arrays(), columns, strict=True):
@@ -112,7 +117,7 @@ def _empty(count: int, spec: tf.TensorSpec) -> np.ndarray:
     shape = (count, *spec.shape[1:].as_list())
     dtype = np.dtype(spec.dtype.as_numpy_dtype)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    raw = np.zeros(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + size].view(dtype).reshape(shape)
 

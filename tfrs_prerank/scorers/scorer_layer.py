@@ -1,43 +1,11 @@
-"""Scorers: how query, doc and cross vectors become one logit for each task."""
+"""The learned part of a scorer."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
-from tfrs_prerank.declaration import declaration
-
-
-@declaration
-class Scorer:
-    """How a query's and a document's vector make a logit.
-
-    * `"dot"`: q . d + bias.
-    * `"cosine"`: scale * cos(q, d) + bias, with scale and bias learned for each task.
-      Without a scale the logit could span 2 at most, and no model could be calibrated.
-
-    A cross tower's logit is added to either. Cost for each document and task: 2 d
-    multiply-adds for vectors of size d, and the cross tower.
-
-    Attributes:
-        kind: see above.
-        cross: how the cross tower's logit enters.
-        scale: the cosine's scale at the start.
-
-    >>> from tfrs_prerank.scorers import Scorer
-    >>> Scorer("cosine").cross
-    'add'
-    """
-
-    kind: Literal["dot", "cosine"] = "cosine"
-    cross: Literal["add"] = "add"
-    scale: float = 10.0
-
-    def __post_init__(self) -> None:
-        if self.scale <= 0:
-            raise ValueError(f"scale must be positive. Received: {self.scale}")
+from tfrs_prerank.scorers.scorer import Scorer
 
 
 class ScorerLayer(tf.keras.layers.Layer):
