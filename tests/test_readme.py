@@ -115,7 +115,7 @@ def test_table_of_what_exists_is_complete():
 
 @pytest.fixture(scope="module")
 def by_hand(tmp_path_factory):
-    """What the README's Python leaves behind, on made-up ratings in GroupLens' format."""
+    """What the README's Python leaves behind, run on made-up ratings."""
     rng = np.random.default_rng(0)
     names = ("Comedy|Romance", "Comedy", "Drama", "Action|Thriller")
     movies = [Movie(m, names[m % 4], 1980 + m % 20) for m in range(1, 101)]

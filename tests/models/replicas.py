@@ -5,6 +5,9 @@ Logical devices can only be set before TensorFlow starts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -23,7 +26,9 @@ from tfrs_prerank.metrics import GAUC, NDCG
 TASKS = ("click", "like")
 
 
-def model_of(normalization: str, *more: tp.Term) -> tp.PreRanker:
+def model_of(
+    normalization: str, *more: tp.Term, metrics: Sequence[Any] = ()
+) -> tp.PreRanker:
     terms = (
         tp.Term("click", weight=0.5),
         tp.Term("click", "softmax_cross_entropy", stages=("exposed", "ranked")),
@@ -36,17 +41,20 @@ def model_of(normalization: str, *more: tp.Term) -> tp.PreRanker:
         scorer="dot",
         objective=tp.Objective((*terms, *more)),
     )
-    model.compile(steady_adam(0.01), metrics=[NDCG(3), GAUC()])
+    model.compile(steady_adam(0.01), metrics=list(metrics))
     return model
 
 
 def check(
-    strategy: tf.distribute.Strategy, batches: tf.data.Dataset, normalization: str
-) -> None:
-    """Three steps and an evaluation, on one and on four."""
-    one = model_of(normalization)
+    strategy: tf.distribute.Strategy,
+    batches: tf.data.Dataset,
+    normalization: str,
+    metrics: Sequence[Any] = (),
+) -> tuple[tp.PreRanker, tp.PreRanker]:
+    """Three steps on one and on four; returns the two models."""
+    one = model_of(normalization, metrics=metrics)
     with strategy.scope():
-        four = model_of(normalization)
+        four = model_of(normalization, metrics=metrics)
     four.network.set_weights(one.network.get_weights())
     start = state_of(one)
     history = one.fit(batches, verbose=0).history
@@ -57,18 +65,16 @@ def check(
     for name, value in state_of(one).items():
         if "moving" in name or "embeddings" in name:
             assert not np.allclose(value, start[name], atol=1e-4), name
+    assert_same_logs(history, of_four, 4 + 2 * len(metrics))
+    return one, four
 
-    def same(left: dict, right: dict) -> None:
-        assert left.keys() == right.keys()
-        assert len(left) == 8
-        for name, value in left.items():
-            np.testing.assert_allclose(value, right[name], rtol=1e-5, err_msg=name)
 
-    same(history, of_four)
-    same(
-        one.evaluate(batches, return_dict=True, verbose=0),
-        four.evaluate(batches, return_dict=True, verbose=0),
-    )
+def assert_same_logs(left: dict, right: dict, number: int) -> None:
+    """Every printed loss and metric of the one equals that of the other."""
+    assert left.keys() == right.keys()
+    assert len(left) == number
+    for name, value in left.items():
+        np.testing.assert_allclose(value, right[name], rtol=1e-5, err_msg=name)
 
 
 def main() -> None:
@@ -81,7 +87,13 @@ def main() -> None:
     arrays = random_requests(23, 5, TASKS, weights=True, position=True)
     documents = arrays["mask"][:8].reshape(4, -1).sum(axis=1)
     assert len(set(documents)) > 2, documents
-    check(strategy, dataset(arrays, 8), "batch")
+    metrics = [NDCG(3), GAUC()]
+    one, four = check(strategy, dataset(arrays, 8), "batch", metrics)
+    assert_same_logs(
+        one.evaluate(dataset(arrays, 8), return_dict=True, verbose=0),
+        four.evaluate(dataset(arrays, 8), return_dict=True, verbose=0),
+        8,
+    )
 
     # In the first step the second replica has no real document, and the last batch of
     # six leaves the fourth without a request.

@@ -157,9 +157,9 @@ class Numeric:
     The value passes, in this order and where asked for: `log1p` (sign(x) log(1 + |x|),
     so that negative numbers stay finite), standardisation with the mean and standard
     deviation of training data, or buckets at the quantiles of training data or at given
-    boundaries. Without buckets the field is `x * w + b` with vectors w and b, in float32
-    under every policy; with buckets it is the bucket's embedding. A field beyond 65,504
-    is infinite under `mixed_float16`, so bring large numbers into range.
+    boundaries. Without buckets the field is `x * w + b` with vectors w and b, computed
+    in float32 under every policy; with buckets it is the bucket's embedding. A field
+    beyond 65,504 is infinite under `mixed_float16`, so bring large numbers into range.
 
     Attributes:
         name: the column.

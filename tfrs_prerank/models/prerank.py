@@ -98,13 +98,6 @@ class PreRanker(tfrs.Model):
             for layer in self.network.submodules
             if isinstance(layer, tf.keras.layers.Dropout)
         ]
-        # Keras leaves the generators of dropout out of checkpoints; as a part of the
-        # model they are in every one.
-        self.generators = [
-            layer._random_generator._generator
-            for layer in self.network.submodules
-            if isinstance(layer, tf.keras.layers.Dropout)
-        ]
         self.epochs_trained = tf.Variable(
             0, trainable=False, dtype=tf.int64, name="epochs_trained"
         )

@@ -219,11 +219,17 @@ def _rename(temporary: Path, path: Path) -> None:
 
 def _checked_ids(documents: DocumentTable, doc_id: str) -> np.ndarray:
     ids = np.asarray(documents.ids)
+    if ids.dtype == object and all(isinstance(value, int) for value in ids):
+        ids = ids.astype(np.int64)
     is_integer = np.issubdtype(ids.dtype, np.integer)
-    if is_integer != (doc_id == "int64"):
+    wrong = [value for value in ids[:1] if is_integer != (doc_id == "int64")]
+    if not is_integer:
+        wrong += [value for value in ids if not isinstance(value, str | bytes)][:1]
+    if wrong:
+        value = wrong[0].item() if isinstance(wrong[0], np.generic) else wrong[0]
         raise TypeError(
             f"documents.ids: Schema(doc_id={doc_id!r}) is declared. "
-            f"Received: {ids[0]!r} of type {ids.dtype}"
+            f"Received: {value!r} of type {type(value).__name__}"
         )
     if is_integer:
         return ids.astype(np.int64, copy=False)
