@@ -23,6 +23,8 @@ CHAIN = [
     "models",
     "serving",
     "evaluation",
+    "config",
+    "pipeline",
     "cli",
 ]
 ALLOWED: dict[str, set[str]] = {name: {"_guard"} for name in BASE}
@@ -32,8 +34,8 @@ for place, name in enumerate(CHAIN):
     ALLOWED[name] = BASE | PURE | {"optimizers"} | set(CHAIN[:place])
 ALLOWED["sampling"] = BASE | {"features"}
 ALLOWED["datasets"] = BASE | {"features", "sampling"}
-ALLOWED["evaluation"] |= {"sampling", "datasets"}
-ALLOWED["cli"] |= {"sampling", "datasets"}
+for name in ("evaluation", "config", "pipeline", "cli"):
+    ALLOWED[name] |= {"sampling", "datasets"}
 
 NOT_KERAS = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python")
 
@@ -132,7 +134,7 @@ def test_keras_is_reached_as_tf_keras(folder):
         ("datasets.logs", "from tfrs_prerank.models import PreRanker"),
         ("towers", "from tfrs_prerank.scorers import dot"),
         ("models.preranker", "from tfrs_prerank import export"),
-        ("serving.export", "from tfrs_prerank.datasets import movielens"),
+        ("serving.exporter", "from tfrs_prerank.datasets import movielens"),
         ("evaluation.bootstrap", "from tfrs_prerank.cli import main"),
         ("distribution", "from tfrs_prerank.layers import SENet"),
         ("unheard_of", "import os"),

@@ -60,8 +60,7 @@ def test_only_fields_and_a_linear_head():
     # 1 + 2 + 6 - 8 + 0.5
     assert output(model) == [[[1.5]]]
     # An unused part has no weights: only the numbers' and the head's kernel and bias.
-    assert len(model.fields.variables) + len(model.head.variables) == 6
-    assert model.gate is None and model.interaction is None and not model.mlp.layers
+    assert len(model.weights) == 6
 
 
 def test_the_last_layer_is_linear():

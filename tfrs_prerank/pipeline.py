@@ -24,7 +24,7 @@ from tfrs_prerank.models.prerank import PreRanker
 from tfrs_prerank.optimizers import LazyAdam
 
 if TYPE_CHECKING:
-    from tfrs_prerank.serving.export import Exported
+    from tfrs_prerank.serving.exporter import Exported
 
 SPLITS = ("train", "validation", "test")
 
@@ -157,7 +157,7 @@ def export(
     Returns:
         What was written.
     """
-    from tfrs_prerank.serving.export import export as export_model
+    from tfrs_prerank.serving.exporter import export as export_model
 
     settings = config.export
     documents = read_documents(Path(data) / "documents.parquet")

@@ -15,7 +15,7 @@ from tests.serving import export_models
 from tfrs_prerank import PreRanker
 from tfrs_prerank.features import DocumentTable
 from tfrs_prerank.metrics import GAUC, NDCG
-from tfrs_prerank.serving.export import Exported, export
+from tfrs_prerank.serving.exporter import Exported, export
 
 
 @dataclasses.dataclass(frozen=True)

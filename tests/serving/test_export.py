@@ -29,7 +29,7 @@ from tests.serving.export_models import (
 )
 from tfrs_prerank import Categorical, PreRanker, Schema, Task, Text, Tower
 from tfrs_prerank.features import DocumentTable
-from tfrs_prerank.serving.export import (
+from tfrs_prerank.serving.exporter import (
     document_hashes,
     export,
     fingerprint,
@@ -210,7 +210,7 @@ tf.config.set_logical_device_configuration(cpu, parts)
 
 from tests.serving.export_models import randomize, small_documents, small_model
 from tests.serving.test_export import assert_scores_of, small_batch
-from tfrs_prerank.serving.export import export
+from tfrs_prerank.serving.exporter import export
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():

@@ -11,7 +11,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from tests.serving.export_models import small_documents, small_model
 from tfrs_prerank.serving import warmup
-from tfrs_prerank.serving.export import export
+from tfrs_prerank.serving.exporter import export
 from tfrs_prerank.serving.warmup import WARMUP_FILE, warmup_inputs, write_warmup
 
 

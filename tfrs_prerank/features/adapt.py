@@ -37,6 +37,24 @@ def adapt(
     requests. Means, deviations and quantiles are taken after `log1p` and without values
     that mean missing.
 
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from tfrs_prerank import Categorical, Schema, Task
+    >>> from tfrs_prerank.features import DocumentTable, adapt
+    >>> schema = Schema(
+    ...     features=[
+    ...         Categorical("city", "query"),
+    ...         Categorical("movie_id", "doc", buckets=10),
+    ...     ],
+    ...     tasks=[Task("click")],
+    ... )
+    >>> requests = [{"city": "oslo"}, {"city": "rome"}, {"city": "rome"}]
+    >>> documents = DocumentTable(np.array(["m"]), {"movie_id": ["m"]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     adapted = adapt(schema, requests, documents, folder)
+    ...     print(open(adapted["city"].vocabulary).read().split())
+    ['rome', 'oslo']
+
     Args:
         schema: declarations; those with a vocabulary, buckets or statistics are kept.
         requests: training requests only, so that nothing of the test data leaks.

@@ -23,6 +23,7 @@ class DocumentTable:
             lists for several values.
 
     Raises:
+        TypeError: an id is neither a string nor an integer.
         ValueError: an id is given twice, is a pad (`""` or -1) or holds a tab or a
             newline, or a column has another number of rows.
 

@@ -389,6 +389,12 @@ def make_encoder(feature: Any, tables: Mapping[str, EmbeddingTable]) -> Any:
 def pool(embedded: tf.Tensor, used: tf.Tensor, pooling: str) -> tf.Tensor:
     """Pools vectors `[rows, T, D]` over the used ones to `[rows, D]`.
 
+    >>> import tensorflow as tf
+    >>> vectors = tf.constant([[[1.0], [5.0], [9.0]]])
+    >>> used = tf.constant([[True, True, False]])
+    >>> pool(vectors, used, "mean").numpy().tolist()
+    [[3.0]]
+
     Args:
         embedded: the vectors.
         used: bool `[rows, T]`.

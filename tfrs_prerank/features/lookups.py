@@ -76,6 +76,10 @@ class _FileInitializer(tf.lookup.TextFileInitializer):
 class HashLookup(tf.Module):
     """Hashes a value to one of `buckets` rows after row 0.
 
+    >>> import tensorflow as tf
+    >>> HashLookup(1000, "city")(tf.constant(["rome", ""])).numpy().tolist()
+    [403, 0]
+
     Args:
         buckets: number of buckets.
         feature: name of the feature.

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 _MODULE_OF = {
     "Client": "tfrs_prerank.serving.client",
-    "Exported": "tfrs_prerank.serving.export",
+    "Exported": "tfrs_prerank.serving.exporter",
     "LintError": "tfrs_prerank.serving.lint",
     "LintReport": "tfrs_prerank.serving.lint",
     "LocalServer": "tfrs_prerank.serving.server",
-    "export": "tfrs_prerank.serving.export",
+    "export": "tfrs_prerank.serving.exporter",
     "lint_saved_model": "tfrs_prerank.serving.lint",
     "wait_until_available": "tfrs_prerank.serving.client",
 }
@@ -40,8 +40,8 @@ def __getattr__(name: str) -> Any:
 if TYPE_CHECKING:
     from tfrs_prerank.serving.client import Client as Client
     from tfrs_prerank.serving.client import wait_until_available as wait_until_available
-    from tfrs_prerank.serving.export import Exported as Exported
-    from tfrs_prerank.serving.export import export as export
+    from tfrs_prerank.serving.exporter import Exported as Exported
+    from tfrs_prerank.serving.exporter import export as export
     from tfrs_prerank.serving.lint import LintError as LintError
     from tfrs_prerank.serving.lint import LintReport as LintReport
     from tfrs_prerank.serving.lint import lint_saved_model as lint_saved_model

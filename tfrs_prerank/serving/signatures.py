@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfrs_prerank.features.declarations import Match
 from tfrs_prerank.features.lookups import VocabularyLookup
 from tfrs_prerank.features.match import cross_matches, keys_of
 from tfrs_prerank.features.schema import Column, Schema
@@ -50,6 +51,12 @@ class Signatures(tf.Module):
             Concrete functions by signature name.
         """
         query = self._specs("query")
+        # Matches with a document read the time; the query tower may not.
+        alone = {
+            name: spec
+            for name, spec in query.items()
+            if name != "time" or self._reads_time()
+        }
         cross = self._specs("cross")
         doc_ids = {"doc_ids": tf.TensorSpec([None, None], self.table.id_dtype)}
         num_docs = {"num_docs": tf.TensorSpec([None], tf.int32)}
@@ -58,9 +65,9 @@ class Signatures(tf.Module):
         return {
             "serving_default": _trace(self.serving_default, candidates),
             "rank": _trace(self.rank, {**candidates, **num_docs}),
-            "encode_query": _trace(self.encode_query, query),
+            "encode_query": _trace(self.encode_query, alone),
             "encode_docs": _trace(self.encode_docs, self._specs("doc")),
-            "retrieve": _trace(self.retrieve, query),
+            "retrieve": _trace(self.retrieve, alone),
             "score_vectors": _trace(
                 self.score_vectors, {"query_vector": vector, **doc_ids}
             ),
@@ -201,6 +208,11 @@ class Signatures(tf.Module):
 
     def _joined(self, vectors: tf.Tensor) -> tf.Tensor:
         return tf.reshape(vectors, [-1, self._tasks * self._size])
+
+    def _reads_time(self) -> bool:
+        own = self._schema.owned_by("query")
+        pairs = [(f.left, f.right) for f in own if isinstance(f, Match)]
+        return any("time" in pair for pair in pairs)
 
     def _specs(self, owner: str) -> dict[str, tf.TensorSpec]:
         return {

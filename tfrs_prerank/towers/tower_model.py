@@ -63,7 +63,7 @@ class TowerModel(tfrs.Model):
             if tower.interaction is not None
             else None
         )
-        self.mlp = mlp(tower)
+        self.mlp = mlp(tower) if tower.units else None
         self.head = tf.keras.layers.Dense(tasks * size, name="head")
 
     def call(
@@ -81,7 +81,7 @@ class TowerModel(tfrs.Model):
                 flat = crossed
             else:
                 parts.append(crossed)
-        if self.tower.units:
+        if self.mlp is not None:
             parts.append(self.mlp(flat, training=training))
         hidden = tf.concat(parts or [flat], axis=-1)
         output = tf.cast(self.head(hidden), tf.float32)
