@@ -1,4 +1,4 @@
-"""A made-up MovieLens folder and a configuration for it, small enough for every test."""
+"""A made-up MovieLens folder and a configuration for it, small enough for tests."""
 
 from pathlib import Path
 

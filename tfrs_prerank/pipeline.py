@@ -26,8 +26,6 @@ from tfrs_prerank.optimizers import LazyAdam
 if TYPE_CHECKING:
     from tfrs_prerank.serving.exporter import Exported
 
-SPLITS = ("train", "validation", "test")
-
 
 def prepare(config: Config, directory: str | Path) -> Schema:
     """Turns a configuration's data into a prepared directory.
@@ -49,9 +47,14 @@ def prepare(config: Config, directory: str | Path) -> Schema:
     options = dataclasses.asdict(config.data)
     del options["source"]
     made = movielens.load(options.pop("path"), **options)
-    parts = [_declared(getattr(made, split), config.schema) for split in SPLITS]
     return write_prepared(
-        config.schema, *parts, made.documents, directory, report=made.report
+        config.schema,
+        _declared(made.train, config.schema),
+        _declared(made.validation, config.schema),
+        _declared(made.test, config.schema),
+        made.documents,
+        directory,
+        report=made.report,
     )
 
 

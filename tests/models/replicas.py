@@ -99,7 +99,7 @@ def main() -> None:
     # six leaves the fourth without a request.
     arrays = {name: values[:22] for name, values in arrays.items()}
     arrays["mask"][2:4] = False
-    check(strategy, dataset(arrays, 8), "layer")
+    check(strategy, dataset(arrays, 8), "batch")
 
     with strategy.scope():
         refused = model_of("layer", tp.Term("click", "in_batch_softmax"))

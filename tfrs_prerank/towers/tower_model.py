@@ -10,6 +10,7 @@ import tensorflow_recommenders as tfrs
 
 from tfrs_prerank.features.encoders import EmbeddingTable, FieldEncoder
 from tfrs_prerank.layers import CrossNetwork, SENet
+from tfrs_prerank.layers._batch_normalization import RowBatchNormalization
 from tfrs_prerank.towers.tower import Tower
 
 
@@ -119,9 +120,11 @@ def mlp(tower: Tower) -> tf.keras.Sequential:
     """Makes the MLP of a tower: dense, normalisation, activation, dropout, repeated."""
     layers: list[tf.keras.layers.Layer] = []
     for unit in tower.units:
-        layers.append(tf.keras.layers.Dense(unit))
+        # Batch normalisation takes a bias away again.
+        use_bias = tower.normalization != "batch"
+        layers.append(tf.keras.layers.Dense(unit, use_bias=use_bias))
         if tower.normalization == "batch":
-            layers.append(tf.keras.layers.BatchNormalization(synchronized=True))
+            layers.append(RowBatchNormalization())
         elif tower.normalization == "layer":
             layers.append(tf.keras.layers.LayerNormalization())
         layers.append(tf.keras.layers.Activation(tower.activation))

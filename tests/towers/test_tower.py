@@ -133,9 +133,10 @@ def test_one_vector_for_each_task():
 def test_batch_normalisation_comes_before_the_activation():
     model = tower_model(units=(1,), normalization="batch")
     names = [type(layer).__name__ for layer in model.mlp.layers]
-    assert names == ["Dense", "BatchNormalization", "Activation"]
-    dense(model.mlp.layers[0], [[1], [1], [1], [1]], [0])
-    # gamma, beta, moving mean, moving variance; Keras' epsilon is 0.001.
+    assert names == ["Dense", "RowBatchNormalization", "Activation"]
+    # Without a bias: the normalisation would take it away again.
+    model.mlp.layers[0].set_weights([np.ones([4, 1])])
+    # gamma, beta, moving mean, moving variance; epsilon is 0.001.
     model.mlp.layers[1].set_weights(
         [np.array([v]) for v in (3.0, 1.0, 5.0, 3.999)]
     )  # fmt: skip
@@ -148,7 +149,7 @@ def test_batch_normalisation_comes_before_the_activation():
 
 def test_batch_statistics_are_used_and_kept_in_training():
     model = tower_model(units=(1,), normalization="batch")
-    dense(model.mlp.layers[0], [[1], [0], [0], [0]], [0])
+    model.mlp.layers[0].set_weights([np.eye(4, 1)])
     dense(model.head, [[1]], [0])
     columns = {"a": tf.constant([1.0, 3.0]), "b": tf.constant([0.0, 0.0])}
     trained = model(columns, training=True).numpy()[:, 0, 0]
