@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := test,serving,tutorials,dev
+EXTRAS := test,serving,tutorials,benchmarks,dev
 # Carries MovieLens-100K as files. Its own dependencies are not needed.
 MOVIELENS := recbole==1.2.1
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input

@@ -74,7 +74,7 @@ def data_timings(folder: Path, small: bool) -> dict[str, tuple[int, Timing]]:
     Returns:
         By form, the number of pairs of an epoch and its time.
     """
-    lists = 2048 if not small else 8
+    lists = 8192 if not small else 8
     batch = 64 if not small else 4
     documents = catalogue.documents(10_000 if not small else 100, "int64")
     models, readers = {}, {}
@@ -92,7 +92,7 @@ def data_timings(folder: Path, small: bool) -> dict[str, tuple[int, Timing]]:
     check_same_loss(models, readers)
     subjects = {form: epoch_of(models[form], readers[form]) for form in models}
     measuring.note("timing lists and pairs")
-    timings = measuring.settle(subjects, rounds=12 if not small else 2)
+    timings = measuring.settle(subjects, rounds=8 if not small else 2)
     return {form: (lists * LENGTH, timing) for form, timing in timings.items()}
 
 
@@ -133,7 +133,7 @@ def optimizer_timings(small: bool) -> dict[tuple[str, int], Timing]:
         By optimiser and rows of each table, the time of one step.
     """
     many, few = (1_000_000, 10_000) if not small else (20_000, 1_000)
-    steps = 50 if not small else 4
+    steps = 20 if not small else 4
     cases = [
         ("LazyAdam", LazyAdam, many),
         ("Adam", tf.keras.optimizers.Adam, many),
@@ -147,7 +147,7 @@ def optimizer_timings(small: bool) -> dict[tuple[str, int], Timing]:
         run = epoch_of(model, id_batches(rows, steps))
         subjects[f"{name} {rows}"] = lambda run=run: run() / steps
     measuring.note("timing the optimisers")
-    timings = measuring.settle(subjects, rounds=12 if not small else 2)
+    timings = measuring.settle(subjects, rounds=8 if not small else 2)
     return {(name, rows): timings[f"{name} {rows}"] for name, _, rows in cases}
 
 
