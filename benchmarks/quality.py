@@ -2,15 +2,19 @@
 
 Every variant is trained with several seeds on the training requests and measured once
 on the test requests, which come later in time; nothing was chosen by them. The
-baselines rank the same lists and have no seed.
+baselines rank the same lists and have no seed. One of them, the hint, multiplies the
+co-likes by what the query says of the liked movie without any training: how much of the
+model's margin is in the way the queries were made.
 
-A run takes about a minute and a half for each variant and seed. Each is one JSON line,
-and a run that was interrupted goes on after the last one.
+A run takes about a minute for each variant and seed. Each is one JSON line with a digest
+of its configuration and the package's code, and a run that was interrupted goes on
+after the last one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import statistics
 import tempfile
@@ -20,8 +24,12 @@ from typing import Any
 
 import measuring
 
+import tfrs_prerank
 from tfrs_prerank import pipeline
-from tfrs_prerank.config import Config
+from tfrs_prerank.config import Config, make_metrics
+from tfrs_prerank.datasets import movielens
+from tfrs_prerank.declaration import to_mapping
+from tfrs_prerank.evaluation import evaluate
 from tfrs_prerank.features import Schema
 
 TASK, METRIC = "like", "ndcg@10"
@@ -71,39 +79,48 @@ def main() -> None:
     """Runs the command."""
     parser = measuring.parser(__doc__.split("\n\n")[0], "quality")
     parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        default=measuring.RESULTS / "quality_runs.jsonl",
-        help="one line for each variant and seed (default: %(default)s)",
-    )
     options = parser.parse_args()
     config = Config.example("movielens")
-    variants = dict(list(VARIANTS.items())[:1]) if options.small else VARIANTS
-    done = read_runs(options.runs)
+    variants = dict(list(VARIANTS.items())[: 1 if options.small else None])
+    seeds = range(1 if options.small else options.seeds)
+    kept = options.results.with_name(f"{options.results.stem}_runs.jsonl")
+    runs = []
     with tempfile.TemporaryDirectory() as folder:
         for name, change in variants.items():
+            variant = change(config)
             data = Path(folder) / name.replace(" ", "_")
-            for seed in range(options.seeds):
-                if any(run["what"] == name and run["seed"] == seed for run in done):
-                    continue
-                if not data.exists():
-                    pipeline.prepare(change(config), data)
-                run = measure(name, change(config), data, seed, Path(folder) / "model")
-                options.runs.parent.mkdir(parents=True, exist_ok=True)
-                with options.runs.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(run) + "\n")
-                done.append(run)
-    used = [run for run in done if run["what"] in variants]
-    tables = {"ndcg": ndcg_table(used), "difference": difference_table(used)}
+            for seed in seeds:
+                run = find_run(kept, name, seed, digest(variant))
+                if run is None:
+                    if not data.exists():
+                        pipeline.prepare(variant, data)
+                    run = measure(name, variant, data, seed, Path(folder) / "model")
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    with kept.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(run) + "\n")
+                runs.append(run)
+    tables = {"ndcg": ndcg_table(runs), "difference": difference_table(runs)}
     measuring.report("quality", options, tables)
 
 
-def read_runs(path: Path) -> list[dict[str, Any]]:
-    """Reads the runs that are done."""
+def digest(config: Config) -> str:
+    """Returns a digest of a configuration and of the package's code."""
+    made = hashlib.sha256(json.dumps(to_mapping(config)).encode())
+    folder = Path(tfrs_prerank.__file__).parent
+    for file in sorted(folder.rglob("*.py")):
+        made.update(file.read_bytes())
+    return made.hexdigest()[:16]
+
+
+def find_run(path: Path, name: str, seed: int, code: str) -> dict[str, Any] | None:
+    """Returns an earlier run of the same code and configuration, if there is one."""
     if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return None
+    for line in path.read_text("utf-8").splitlines():
+        run: dict[str, Any] = json.loads(line)
+        if (run["what"], run["seed"], run["digest"]) == (name, seed, code):
+            return run
+    return None
 
 
 def measure(
@@ -112,11 +129,19 @@ def measure(
     """Trains one variant with one seed and measures it on the test requests."""
     measuring.note(f"{name}, seed {seed}")
     training = dataclasses.replace(config.training, seed=seed)
-    config = dataclasses.replace(config, training=training)
-    model = pipeline.train(config, data, directory)
-    evaluation = pipeline.evaluate(model, config, data)
+    seeded = dataclasses.replace(config, training=training)
+    model = pipeline.train(seeded, data, directory)
+    rankings: dict[str, Any] = {"model": model, **config.evaluation.baselines}
+    if config.evaluation.baselines.keys() >= {"item-item co-likes"}:
+        rankings["item-item co-likes and the query's hint"] = movielens.query_hint
+    evaluation = evaluate(
+        {**rankings, "random": "random"},
+        pipeline.open_requests(data, "test", config.evaluation.batch_size),
+        metrics=make_metrics((METRIC,)),
+        tasks=TASK,
+    )
     baselines = {}
-    for row in (*config.evaluation.baselines, "random"):
+    for row in (*list(rankings)[1:], "random"):
         difference = evaluation.difference(TASK, METRIC, row)
         baselines[row] = {
             "value": evaluation.value(TASK, METRIC, row),
@@ -127,6 +152,7 @@ def measure(
     return {
         "what": name,
         "seed": seed,
+        "digest": digest(config),
         "value": evaluation.value(TASK, METRIC, "model"),
         "baselines": baselines,
     }

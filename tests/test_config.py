@@ -83,6 +83,25 @@ def test_paths_are_relative_to_the_file(tmp_path):
         ("data", {"source": "clicks"}, "data.source: unknown source 'clicks'"),
         ("data", {"path": "x"}, "data: needs a `source`. Received: {'path': 'x'}"),
         (
+            "training",
+            {"early_stopping": 0},
+            "training: early_stopping must be at least 1, or null for none.",
+        ),
+        ("export", {"task": "lik"}, "export.task: no task 'lik'; did you mean"),
+        ("export", {"k": 0}, "export: k and warmup_lengths must be at least 1."),
+        (
+            "evaluation",
+            {"baselines": {"likes": "popularty"}},
+            "evaluation.baselines.likes: no numeric feature 'popularty'; "
+            "did you mean 'popularity'?",
+        ),
+        ("objective", "sigmod", "objective: unknown loss 'sigmod'; known: "),
+        (
+            "data",
+            {"source": "movielens", "max_candidates": -1},
+            "data.movielens: history must be at least 1 and max_candidates at least 5.",
+        ),
+        (
             "objective",
             {"terms": [{"task": "click", "loss": "softmax_crossentropy"}]},
             "objective.terms[0].loss: unknown 'softmax_crossentropy'; "
@@ -96,7 +115,8 @@ def test_one_line_names_key_value_and_fix(tmp_path, section, value, message):
         Config.from_yaml(path)
     text = str(raised.value)
     assert "\n" not in text
-    assert text.startswith(f"{path}.{message}")
+    assert text.startswith(str(path))
+    assert text.removeprefix(str(path)).lstrip(".: ").startswith(message)
 
 
 def test_a_feature_with_a_typo_is_named(tmp_path):

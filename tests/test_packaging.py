@@ -2,7 +2,6 @@
 
 import ast
 import configparser
-import fnmatch
 import re
 import shutil
 import subprocess
@@ -113,13 +112,15 @@ def test_everything_that_is_installed_for_the_tests_is_pinned():
 
 
 def test_every_data_file_is_packaged():
-    patterns = lines(SETUP["options.package_data"]["*"])
+    # Patterns are relative to the package and do not reach into other folders.
+    patterns = lines(SETUP["options.package_data"]["tfrs_prerank"])
+    package = ROOT / "tfrs_prerank"
     left_out = [
         str(path.relative_to(ROOT))
-        for path in (ROOT / "tfrs_prerank").rglob("*")
+        for path in package.rglob("*")
         if path.is_file()
         and path.suffix not in (".py", ".pyc")
-        and not any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
+        and path not in {file for pattern in patterns for file in package.glob(pattern)}
     ]
     assert left_out == []
 

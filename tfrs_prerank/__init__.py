@@ -43,7 +43,9 @@ _SUBPACKAGES = (
     "metrics",
     "models",
     "objectives",
+    "scorers",
     "serving",
+    "towers",
 )
 
 __all__ = [

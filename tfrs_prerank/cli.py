@@ -7,7 +7,6 @@ errors answer at once.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,17 +46,19 @@ class _OneLineErrors(click.Group):
 
 def _one_line(error: Exception) -> str | None:
     """Returns what a person needs of an error, None where only a traceback helps."""
-    if isinstance(error, KeyError | IndexError) and error.args:
-        return str(error.args[0])
+    if isinstance(error, KeyError | IndexError):
+        # The package's own say what to do; Python's hold a bare key.
+        text = str(error.args[0]) if error.args else ""
+        return text if " " in text else None
     if isinstance(error, ValueError | TypeError | OSError | ImportError):
         return " ".join(str(error).split())
     if type(error).__name__ == "ServingError":
         return str(error)
-    message = getattr(error, "message", None)
-    if type(error).__module__.startswith("tensorflow") and message:
-        # TensorFlow wraps what a reader's check says in the path through its graph.
-        found = re.search(r"assertion failed: \[(.*?)\]", message)
-        return found[1] if found else str(message).strip().splitlines()[0]
+    if type(error).__module__.startswith("tensorflow"):
+        from tfrs_prerank.datasets.requests import reader_message
+
+        found = reader_message(error)
+        return found or str(getattr(error, "message", error)).strip().splitlines()[0]
     return None
 
 
@@ -95,9 +96,19 @@ def main() -> None:
 @click.option(
     "--download", is_flag=True, help="Fetch MovieLens-100K from GroupLens if needed."
 )
-@click.option("--runs", type=_FOLDER, default="runs/movielens", show_default=True)
 @click.option(
-    "--output", type=_FOLDER, default="saved_models/movielens", show_default=True
+    "--runs",
+    type=_FOLDER,
+    default="runs/movielens",
+    show_default=True,
+    help="Folder for data/ and model/, which are made anew.",
+)
+@click.option(
+    "--output",
+    type=_FOLDER,
+    default="saved_models/movielens",
+    show_default=True,
+    help="Folder of the export, which becomes its next version.",
 )
 def demo(
     config_file: Path | None,

@@ -15,9 +15,11 @@ from tfrs_prerank.declaration import (
     ConfigurationError,
     declaration,
     from_mapping,
+    nearest,
     read_yaml,
     to_mapping,
 )
+from tfrs_prerank.features.declarations import Numeric
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.models.config import ModelConfig
 from tfrs_prerank.objectives.objective import Objective, make_objective
@@ -88,6 +90,13 @@ class MovieLensConfig:
     max_candidates: int = 200
     download: bool = False
 
+    def __post_init__(self) -> None:
+        if self.history < 1 or self.max_candidates < 5:
+            raise ValueError(
+                "history must be at least 1 and max_candidates at least 5. Received: "
+                f"history={self.history}, max_candidates={self.max_candidates}"
+            )
+
 
 @declaration
 class TrainingConfig:
@@ -116,6 +125,11 @@ class TrainingConfig:
                 raise ValueError(
                     f"{name} must be positive. Received: {getattr(self, name)}"
                 )
+        if self.early_stopping is not None and self.early_stopping < 1:
+            raise ValueError(
+                "early_stopping must be at least 1, or null for none. Received: "
+                f"{self.early_stopping}"
+            )
         check_metrics(self.metrics)
 
 
@@ -160,6 +174,13 @@ class ExportConfig:
     warmup_lengths: tuple[int, ...] = (10, 100, 1000)
     serving_version: Literal["2.20", "2.19"] = "2.20"
 
+    def __post_init__(self) -> None:
+        if self.k < 1 or any(length < 1 for length in self.warmup_lengths):
+            raise ValueError(
+                "k and warmup_lengths must be at least 1. Received: "
+                f"k={self.k}, warmup_lengths={self.warmup_lengths}"
+            )
+
 
 Data = Annotated[MovieLensConfig | LogsConfig, Field(discriminator="source")]
 
@@ -195,6 +216,19 @@ class Config:
     def __post_init__(self) -> None:
         self.model.check(self.schema)
         make_objective(self.objective, self.schema)
+        tasks = self.schema.task_names
+        if self.export.task is not None and self.export.task not in tasks:
+            raise ConfigurationError(
+                f"export.task: no task {self.export.task!r}; "
+                f"{nearest(self.export.task, tasks)}"
+            )
+        numbers = [f.name for f in self.schema.features if isinstance(f, Numeric)]
+        for row, column in self.evaluation.baselines.items():
+            if column not in numbers:
+                raise ConfigurationError(
+                    f"evaluation.baselines.{row}: no numeric feature {column!r}; "
+                    f"{nearest(column, numbers)}"
+                )
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Config:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -16,15 +18,32 @@ from tfrs_prerank.datasets import logs, movielens
 from tfrs_prerank.datasets.documents_file import read_documents
 from tfrs_prerank.datasets.prepared import prepare as write_prepared
 from tfrs_prerank.datasets.requests import RequestReader, read
+from tfrs_prerank.declaration import ConfigurationError, to_mapping
 from tfrs_prerank.evaluation import Evaluation
 from tfrs_prerank.evaluation import evaluate as evaluate_rankings
 from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.models.prerank import PreRanker
+from tfrs_prerank.models.run_directory import check_place
 from tfrs_prerank.optimizers import LazyAdam
 
 if TYPE_CHECKING:
     from tfrs_prerank.serving.exporter import Exported
+
+_PREPARED_KEYS = (
+    "kind",
+    "owner",
+    "dtype",
+    "size",
+    "point_in_time",
+    "training_only",
+    "tokenizer",
+    "min_count",
+    "max_vocabulary",
+    "log1p",
+    "buckets",
+)
+"""Keys of a feature that a prepared directory depends on."""
 
 
 def prepare(config: Config, directory: str | Path) -> Schema:
@@ -61,42 +80,53 @@ def prepare(config: Config, directory: str | Path) -> Schema:
 def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
     """Trains a model on a prepared directory and writes its run directory.
 
-    An interrupted training goes on where it was when it is started again: its state is
-    kept beside the run directory until it ends.
+    An interrupted training goes on where it was when it is started again with the same
+    configuration and data: its state is kept beside the run directory until that is
+    written. (The patience of `early_stopping` starts anew.)
 
     Args:
-        config: the configuration; its schema is taken from the prepared directory.
+        config: the configuration; vocabularies and statistics come from the prepared
+            directory.
         data: the prepared directory.
         directory: the run directory; an earlier one is replaced.
 
     Returns:
         The trained model.
+
+    Raises:
+        FileExistsError: the directory exists and is no run directory.
+        ConfigurationError: the schema wants data that was prepared otherwise, or
+            `early_stopping` has no validation requests.
+        ValueError: an interrupted training of another configuration lies beside it.
     """
     import tensorflow as tf
 
     training = config.training
-    directory = Path(directory)
-    tf.keras.utils.set_random_seed(training.seed)
-    schema = prepared_schema(data)
-    documents = read_documents(Path(data) / "documents.parquet")
-    train_requests, validation = (
-        read(
-            data,
-            split,
-            schema=schema,
-            documents=documents,
-            batch_size=training.batch_size,
-            shuffle=split == "train",
-            seed=training.seed,
+    data, directory = Path(data), Path(directory)
+    check_place(directory)
+    schema = fitted_schema(config.schema, data)
+    documents = read_documents(data / "documents.parquet")
+    options = {"schema": schema, "documents": documents}
+    options["batch_size"] = training.batch_size
+    requests = read(data, "train", seed=training.seed, **options)
+    validation = None
+    if any(file.stat().st_size for file in data.glob("validation-*.tfrecord")):
+        validation = read(data, "validation", shuffle=False, **options)
+    elif training.early_stopping is not None:
+        raise ConfigurationError(
+            f"training.early_stopping={training.early_stopping}: {data} has no "
+            "validation requests; leave it out, or prepare data with some"
         )
-        for split in ("train", "validation")
-    )
+    backup = _backup(directory, config, data)
+
+    tf.keras.utils.set_random_seed(training.seed)
     model = PreRanker(schema, objective=config.objective, **config.model.arguments())
     model.compile(
         LazyAdam(training.learning_rate), metrics=make_metrics(training.metrics)
     )
-    backup = directory.with_name(f".{directory.name}-backup")
-    callbacks: list[Any] = [tf.keras.callbacks.BackupAndRestore(str(backup))]
+    callbacks: list[Any] = [
+        tf.keras.callbacks.BackupAndRestore(str(backup), delete_checkpoint=False)
+    ]
     if training.early_stopping is not None:
         callbacks.append(
             tf.keras.callbacks.EarlyStopping(
@@ -104,7 +134,7 @@ def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
             )
         )
     model.fit(
-        train_requests,
+        requests,
         epochs=training.epochs,
         validation_data=validation,
         callbacks=callbacks,
@@ -304,9 +334,16 @@ def demo(
     from tfrs_prerank.serving.server import LocalServer
 
     data, run = Path(runs) / "data", Path(runs) / "model"
-    shutil.rmtree(data, ignore_errors=True)
+    if data.exists() and not (data / "report.json").is_file():
+        raise FileExistsError(
+            f"{data} exists and is no prepared directory; give another --runs"
+        )
     say("[1/5] making search requests")
-    prepare(config, data)
+    new = data.with_name(".new-data")
+    shutil.rmtree(new, ignore_errors=True)
+    prepare(config, new)
+    shutil.rmtree(data, ignore_errors=True)
+    new.rename(data)
     say("[2/5] training")
     model = train(config, data, run)
     say("[3/5] evaluating on the test requests")
@@ -341,6 +378,52 @@ def prepared_schema(data: str | Path) -> Schema:
     return Schema.from_yaml(path)
 
 
+def fitted_schema(schema: Schema, data: str | Path) -> Schema:
+    """Gives a schema the vocabularies and statistics of a prepared directory.
+
+    What the data does not depend on, such as sizes, dropout and the tasks' weights, may
+    have changed since the directory was made.
+
+    Args:
+        schema: the declarations.
+        data: the directory.
+
+    Returns:
+        The schema with paths filled in.
+
+    Raises:
+        ConfigurationError: a declaration that the data depends on has changed; the key
+            is named.
+    """
+    prepared = prepared_schema(data)
+    made = {feature.name: feature for feature in prepared.features}
+    features = []
+    for feature in schema.features:
+        if feature.name not in made:
+            raise ConfigurationError(
+                f"{data} was prepared without {feature.name!r}; prepare it again"
+            )
+        before = made[feature.name]
+        for key in _PREPARED_KEYS:
+            now, then = getattr(feature, key, None), getattr(before, key, None)
+            if now != then:
+                raise ConfigurationError(
+                    f"{feature.name}.{key}: {data} was prepared with {then!r}; prepare "
+                    f"it again. Received: {now!r}"
+                )
+        for key in ("vocabulary", "statistics"):
+            if getattr(before, key, None) is not None:
+                feature = dataclasses.replace(feature, **{key: getattr(before, key)})
+        features.append(feature)
+    if schema.doc_id != prepared.doc_id:
+        raise ConfigurationError(
+            f"schema.doc_id: {data} was prepared with {prepared.doc_id!r}; prepare it "
+            f"again. Received: {schema.doc_id!r}"
+        )
+    fitted: Schema = dataclasses.replace(schema, features=tuple(features))
+    return fitted
+
+
 def open_requests(data: str | Path, split: str, batch_size: int) -> RequestReader:
     """Opens a split of a prepared directory, in the order of its requests.
 
@@ -357,6 +440,26 @@ def open_requests(data: str | Path, split: str, batch_size: int) -> RequestReade
         batch_size=batch_size,
         shuffle=False,
     )
+
+
+def _backup(directory: Path, config: Config, data: Path) -> Path:
+    """Returns the folder of an interrupted training's state, of this very training.
+
+    Raises ValueError for the state of another configuration or other data.
+    """
+    backup = directory.with_name(f".{directory.name}-backup")
+    digest = hashlib.sha256(json.dumps(to_mapping(config), default=str).encode())
+    for name in ("schema.yaml", "report.json"):
+        digest.update((data / name).read_bytes())
+    made_of = backup / "made_of"
+    if made_of.is_file() and made_of.read_text("ascii") != digest.hexdigest():
+        raise ValueError(
+            f"{backup} keeps an interrupted training of another configuration or other "
+            "data; remove that folder to start afresh"
+        )
+    backup.mkdir(parents=True, exist_ok=True)
+    made_of.write_text(digest.hexdigest(), "ascii")
+    return backup
 
 
 def _declared(requests: list[dict[str, Any]], schema: Schema) -> list[dict[str, Any]]:

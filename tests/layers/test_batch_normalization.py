@@ -37,6 +37,19 @@ def test_equals_keras_on_one_replica():
     np.testing.assert_allclose(ours.moving_variance, theirs.moving_variance, rtol=1e-5)
 
 
+def test_the_variance_of_rows_far_from_0_is_exact():
+    # In float32 the mean of squares near 9,000,000 holds steps of 1; the variance is
+    # a quarter.
+    rows = np.random.default_rng(0).normal(3000, 0.5, [4096, 1]).astype("f")
+    layer = RowBatchNormalization(momentum=0.0, epsilon=1e-3)
+    output = layer(tf.constant(rows), training=True).numpy()
+    mean, variance = rows.mean(dtype="d"), rows.var(dtype="d")
+    np.testing.assert_allclose(layer.moving_mean, [mean], rtol=1e-6)
+    np.testing.assert_allclose(layer.moving_variance, [variance], rtol=1e-4)
+    expected = (rows - mean) / np.sqrt(variance + 1e-3)
+    np.testing.assert_allclose(output, expected, atol=2e-3)
+
+
 def test_no_rows_change_nothing():
     layer = RowBatchNormalization()
     layer(tf.constant([[1.0], [3.0]]), training=True)

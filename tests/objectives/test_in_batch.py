@@ -14,15 +14,16 @@ from tfrs_prerank.objectives.in_batch import in_batch_softmax
 
 
 def loop(
-    doc_ids, positive, weights, index, own, similarity
+    doc_ids, positive, weights, index, own, similarity, rows=None
 ) -> list[tuple[float, float]]:
-    """The definition, row by row."""
+    """The definition, row by row; without `rows` each positive is one."""
+    rows = positive if rows is None else rows
     first: dict = {}
     for place, doc in enumerate(doc_ids):
         first.setdefault(doc, place)
     result = []
     for row in range(len(doc_ids)):
-        if not positive[row]:
+        if not rows[row]:
             continue
         request = index[row]
         positives = {
@@ -42,9 +43,10 @@ def loop(
     return result
 
 
-def call(doc_ids, positive, weights, index, own, similarity):
+def call(doc_ids, positive, weights, index, own, similarity, rows=None):
     return in_batch_softmax(
         tf.constant(doc_ids),
+        tf.constant(positive if rows is None else rows, tf.bool),
         tf.constant(positive, tf.bool),
         tf.constant(weights, tf.float32),
         tf.constant(index, tf.int64),

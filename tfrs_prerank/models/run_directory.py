@@ -30,10 +30,7 @@ _CHECKPOINT = "checkpoint/model"
 def save(model: PreRanker, directory: str | Path) -> None:
     """Writes a model's run directory; see `PreRanker.save`."""
     directory = Path(directory)
-    if directory.exists() and not (directory / _CONFIG).is_file():
-        raise FileExistsError(
-            f"{directory} exists and is no run directory; choose another place"
-        )
+    check_place(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = directory.with_name(f".tmp-{directory.name}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -57,6 +54,18 @@ def save(model: PreRanker, directory: str | Path) -> None:
         _replace(directory, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_place(directory: Path) -> None:
+    """Raises FileExistsError where something else than a run directory lies.
+
+    Args:
+        directory: where a run directory is to be written.
+    """
+    if directory.exists() and not (directory / _CONFIG).is_file():
+        raise FileExistsError(
+            f"{directory} exists and is no run directory; choose another place"
+        )
 
 
 def load(cls: type[PreRanker], directory: str | Path) -> PreRanker:

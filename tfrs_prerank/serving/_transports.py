@@ -3,6 +3,7 @@
 import abc
 import base64
 import json
+import queue
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from google.protobuf import json_format
 from tensorflow.core.protobuf import meta_graph_pb2
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+# What gRPC says where a call's time is over.
+_OVERDUE = "Deadline Exceeded"
 
 # What TF Serving's HTTP statuses stand for.
 _CODES = {
@@ -85,14 +89,23 @@ class Transport(abc.ABC):
 
     def _unreachable(self, reason: str) -> ConnectionError:
         return ConnectionError(
-            f"No server answers at {self.target} ({reason}); start one with "
-            "`tfrs-prerank serve`, or correct the address."
+            f"No server answers at {self.target} ({' '.join(reason.split())}); start "
+            "one with `tfrs-prerank serve`, or correct the address."
         )
 
     def _late(self) -> TimeoutError:
         return TimeoutError(
             f"{self.target} did not answer within {self.timeout:g} s; raise `timeout`."
         )
+
+    def _refused(self, code: str, text: str) -> Exception:
+        """Returns the error for a status that the server sent."""
+        if code == "DEADLINE_EXCEEDED":
+            return TimeoutError(
+                f"{self.target} ran out of time ({' '.join(text.split())}); "
+                "raise `timeout`, or send fewer candidates."
+            )
+        return ServingError(code, text)
 
 
 class GrpcTransport(Transport):
@@ -174,11 +187,25 @@ class GrpcTransport(Transport):
         try:
             return method(request, timeout=self.timeout)
         except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNAVAILABLE:
-                raise self._unreachable("UNAVAILABLE") from error
-            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+            code, text = error.code(), error.details() or ""
+            if code == grpc.StatusCode.UNAVAILABLE and not self._is_connected():
+                raise self._unreachable(text) from error
+            # gRPC's own text, in the place of a server's.
+            if code == grpc.StatusCode.DEADLINE_EXCEEDED and text == _OVERDUE:
                 raise self._late() from error
-            raise ServingError(error.code().name, error.details() or "") from error
+            raise self._refused(code.name, text) from error
+
+    def _is_connected(self) -> bool:
+        """Tells a server that is unavailable from a connection that is.
+
+        Both have one status code, and only the channel knows which it was.
+        """
+        states: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._channel.subscribe(states.put)
+        try:
+            return states.get() == self._apis.grpc.ChannelConnectivity.READY
+        finally:
+            self._channel.unsubscribe(states.put)
 
 
 class RestTransport(Transport):
@@ -258,8 +285,16 @@ class RestTransport(Transport):
             )
         except requests.Timeout as error:
             raise self._late() from error
+        except (
+            requests.ConnectionError,
+            requests.exceptions.ChunkedEncodingError,
+        ) as error:
+            raise self._unreachable(_innermost(error)) from error
         except requests.RequestException as error:
-            raise self._unreachable(type(error).__name__) from error
+            raise ValueError(
+                f"{self.target} cannot be asked over REST: {error}; "
+                "give http://host:port."
+            ) from error
         try:
             # Strings that are not UTF-8 are sent as they are.
             answer = json.loads(response.content.decode("utf-8", "surrogateescape"))
@@ -269,7 +304,15 @@ class RestTransport(Transport):
             return answer
         code = _CODES.get(response.status_code, "INTERNAL")
         text = answer.get("error") or f"HTTP {response.status_code}: {response.text}"
-        raise ServingError(code, text)
+        raise self._refused(code, text)
+
+
+def _innermost(error: BaseException) -> str:
+    """Returns what the operating system said, which requests wraps several times."""
+    while error.__context__ is not None:
+        error = error.__context__
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or str(error) or type(error).__name__
 
 
 def _to_json(name: str, array: np.ndarray) -> Any:

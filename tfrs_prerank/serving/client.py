@@ -32,13 +32,14 @@ class Client:
     Args:
         target: `host:port` for gRPC, `http://host:port` for REST.
         model: Name of the model.
-        protocol: `"grpc"` or `"rest"`.
+        protocol: `"grpc"` or `"rest"`; by default what `target` says. Only needed
+            for REST at an address without `http://`.
         timeout: Seconds to wait for each answer.
         version: A version's number, or its label; the latest by default.
         signature: The signature to use where a call names none.
 
     Raises:
-        ValueError: The protocol is not known.
+        ValueError: The protocol is not known, or contradicts the target.
         ImportError: gRPC or the TF Serving stubs are not installed.
 
     Example:
@@ -63,20 +64,15 @@ class Client:
         target: str,
         *,
         model: str,
-        protocol: str = "grpc",
+        protocol: str | None = None,
         timeout: float = 30.0,
         version: int | str | None = None,
         signature: str | None = None,
     ):
-        if protocol not in ("grpc", "rest"):
-            raise ValueError(
-                f'protocol must be "grpc" or "rest", received {protocol!r}.'
-            )
         self.target = target
         self.model = model
         self.signature = signature or _DEFAULT_SIGNATURE
-        kind = GrpcTransport if protocol == "grpc" else RestTransport
-        self._transport: Transport = kind(target, model, version, timeout)
+        self._transport = _connect(target, protocol, model, version, timeout)
         self._signatures: dict[str, meta_graph_pb2.SignatureDef] | None = None
 
     def predict(
@@ -99,7 +95,7 @@ class Client:
             ServingError: The server refused the request; the message is the server's.
             ValueError: The signature is not served, or inputs are missing or unknown.
             TypeError: A value does not fit the dtype of its input.
-            ConnectionError: There is no server at the target.
+            ConnectionError: There is no server at the target, or it broke off.
             TimeoutError: No answer came in time.
         """
         name = signature or self.signature
@@ -198,6 +194,33 @@ class Client:
         return self._signatures[signature]
 
 
+def protocol_of(target: str, protocol: str | None = None) -> str:
+    """Returns the protocol that a target is asked over: `"grpc"` or `"rest"`.
+
+    Args:
+        target: `http://host:port` or `https://host:port` is REST, all else gRPC.
+        protocol: What was asked for; `None` goes by the target alone.
+
+    Raises:
+        ValueError: The protocol is not known, or is gRPC for a REST address.
+
+    Example:
+        >>> protocol_of("localhost:8500"), protocol_of("http://localhost:8501")
+        ('grpc', 'rest')
+        >>> protocol_of("localhost:8501", "rest")
+        'rest'
+    """
+    if protocol not in (None, "grpc", "rest"):
+        raise ValueError(f'protocol must be "grpc" or "rest", received {protocol!r}.')
+    is_url = target.lower().startswith(("http://", "https://"))
+    if is_url and protocol == "grpc":
+        raise ValueError(
+            f'protocol "grpc" does not go with {target!r}, a REST address; leave out '
+            "`protocol`, or give the gRPC port as host:port."
+        )
+    return protocol or ("rest" if is_url else "grpc")
+
+
 def wait_until_available(
     url: str,
     name: str,
@@ -223,9 +246,8 @@ def wait_until_available(
             answered last.
     """
     deadline = time.monotonic() + timeout
-    kind = RestTransport if url.startswith(("http://", "https://")) else GrpcTransport
     wanted = f"version {version}" if version is not None else "a version"
-    transport: Transport = kind(url, name, version, max(min(timeout, 5.0), 0.1))
+    transport = _connect(url, None, name, version, max(min(timeout, 5.0), 0.1))
     try:
         while True:
             try:
@@ -249,6 +271,17 @@ def wait_until_available(
             time.sleep(poll_seconds)
     finally:
         transport.close()
+
+
+def _connect(
+    target: str,
+    protocol: str | None,
+    model: str,
+    version: int | str | None,
+    timeout: float,
+) -> Transport:
+    kind = GrpcTransport if protocol_of(target, protocol) == "grpc" else RestTransport
+    return kind(target, model, version, timeout)
 
 
 def _mismatch(

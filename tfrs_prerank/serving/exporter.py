@@ -27,8 +27,8 @@ from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.lookups import VocabularyLookup
 from tfrs_prerank.features.schema import existing_file
 from tfrs_prerank.models.prerank import PreRanker
-from tfrs_prerank.progress import track
-from tfrs_prerank.serving.lint import LintReport, _op_list, lint_saved_model
+from tfrs_prerank.progress import track, working
+from tfrs_prerank.serving.lint import LintReport, lint_saved_model, op_list
 from tfrs_prerank.serving.signatures import Signatures, read_by
 from tfrs_prerank.serving.table import ServedTable
 from tfrs_prerank.serving.warmup import warmup_inputs, write_warmup
@@ -136,7 +136,7 @@ def export(
     if k < 1:
         raise ValueError(f"k must be at least 1. Received: {k}")
     lengths = _checked_lengths(warmup_lengths)
-    _op_list(serving_version)  # a release that is not known, before the work
+    op_list(serving_version)  # a release that is not known, before the work
     version = _free_version(directory, version)
     path = directory / str(version)
     ids = _checked_ids(documents, model.schema.doc_id)
@@ -156,7 +156,8 @@ def export(
         _write_hashes(temporary, hashes)
         del hashes
         # No more ids than the requests need: `np.resize` copies all that it is given.
-        latency = _replay(temporary, ids[: max(lengths, default=1)], lengths)
+        with working("replaying warm-up requests"):
+            latency = _replay(temporary, ids[: max(lengths, default=1)], lengths)
         gc.collect()
         _write_manifest(model, temporary, len(ids), k, task, latency)
         _rename(temporary, path)
@@ -321,14 +322,16 @@ def _write(
             vectors, keys_here = encode(_slice(columns, start, start + _CHUNK))
             _check_vectors(vectors, ids[start : start + _CHUNK])
             table.fill(start, vectors, keys_here)
-        hashes = document_hashes(columns, len(ids))
+        with working("hashing documents"):
+            hashes = document_hashes(columns, len(ids))
         columns.clear()
         # Saving copies the file. The exporter looks nothing up, and the lookup that it
         # has made of the first line takes no memory.
         _write_ids(ids_file, ids)
         module = Signatures(network, table, k, task)
         signatures = module.all()
-        tf.saved_model.save(module, str(temporary), signatures=signatures)
+        with working("saving"):
+            tf.saved_model.save(module, str(temporary), signatures=signatures)
     return hashes
 
 

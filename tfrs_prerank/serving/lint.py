@@ -174,7 +174,7 @@ def lint_saved_model(
             f"allow_large: received the string {allow_large!r}; pass a list of names, "
             f"[{allow_large!r}]"
         )
-    known_ops = _op_list(serving_version)
+    known_ops = op_list(serving_version)
     path = pathlib.Path(directory) / "saved_model.pb"
     if not path.is_file():
         raise FileNotFoundError(
@@ -227,7 +227,7 @@ def lint_saved_model(
 
 
 @functools.lru_cache
-def _op_lists() -> dict[str, frozenset[str]]:
+def op_lists() -> dict[str, frozenset[str]]:
     """Returns the shipped op lists by TensorFlow Serving release."""
     lists = {}
     for file in (importlib.resources.files(__package__) / "op_lists").iterdir():
@@ -239,9 +239,9 @@ def _op_lists() -> dict[str, frozenset[str]]:
     return lists
 
 
-def _op_list(version: str) -> frozenset[str]:
+def op_list(version: str) -> frozenset[str]:
     """Returns the ops of one TensorFlow Serving release."""
-    lists = _op_lists()
+    lists = op_lists()
     if version not in lists:
         raise ValueError(
             f"serving_version: received {version!r}; op lists exist for "
@@ -362,7 +362,7 @@ def _op_reason(op: str, known_ops: frozenset[str], version: str) -> str | None:
         )
     if op.startswith("Xla"):
         return f"{absent}, which leaves XLA off; trace without jit_compile=True"
-    others = sorted(name for name, ops in _op_lists().items() if op in ops)
+    others = sorted(name for name, ops in op_lists().items() if op in ops)
     if others:
         return f"{absent} but in {', '.join(others)}; serve with that, or do without"
     return f"{absent}; use core TensorFlow or TF-Text ops"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import socket
 import threading
 from collections.abc import Mapping
@@ -10,6 +11,9 @@ from types import TracebackType
 from tfrs_prerank.serving.local.rest import RestApi, RestServer
 from tfrs_prerank.serving.local.rpc import RpcServer
 from tfrs_prerank.serving.local.versions import Versions
+
+# How often `wait` looks whether a signal came.
+_SIGNAL_SECONDS = 0.2
 
 
 class LocalServer:
@@ -110,8 +114,9 @@ class LocalServer:
         Raises:
             FileNotFoundError: `base_path` is missing or holds no version.
             OSError: A port is in use.
-            RuntimeError: The latest version does not load, or the server runs.
-            ValueError: A label names a version that is not there.
+            RuntimeError: The server runs already.
+            ValueError: The latest version does not load, a label names a version
+                that is not there, or a port is not one.
         """
         if self._parts:
             raise RuntimeError(f"The server of {self.name!r} is already running.")
@@ -123,7 +128,7 @@ class LocalServer:
             self._parts.append(rest)
             # gRPC says only that it failed; this says why.
             _bind(self.host, self.grpc_port, "grpc_port").close()
-            rpc = RpcServer(versions, self.host, self.grpc_port)
+            rpc = RpcServer(versions, self.grpc_target)
             self._parts.append(rpc)
             self._parts.append(versions)
             versions.start()
@@ -144,8 +149,28 @@ class LocalServer:
         self._stopped.set()
 
     def wait(self) -> None:
-        """Blocks until the server is stopped, by another thread or a signal."""
-        self._stopped.wait()
+        """Blocks until the server is stopped, by another thread or by SIGTERM.
+
+        In the main thread SIGTERM, with which containers and service managers end a
+        process, stops the server as `stop` does. The handler that was there before
+        comes back afterwards.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            self._stopped.wait()
+            return
+        # The handler only leaves a note: it may interrupt the very wait whose lock
+        # it would need.
+        terminated: list[int] = []
+        before = signal.signal(
+            signal.SIGTERM, lambda number, frame: terminated.append(number)
+        )
+        try:
+            while not terminated and not self._stopped.wait(_SIGNAL_SECONDS):
+                pass
+            if terminated:
+                self.stop()
+        finally:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
     def __enter__(self) -> "LocalServer":
         return self.start()
@@ -167,13 +192,19 @@ def _bind(host: str, port: int, argument: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=128)
+    except OverflowError as error:
+        raise ValueError(
+            f"{argument} must be from 0 to 65535, received {port}."
+        ) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             reason = "is in use"
         else:
             reason = f"cannot be bound ({error.strerror or error})"
-        raise OSError(
-            error.errno,
+        # With the number as an argument too, the text would begin with "[Errno 98]".
+        failure = OSError(
             f"Port {port} on {host} {reason}; choose another {argument}, or 0 for any "
-            "free one",
-        ) from error
+            "free one."
+        )
+        failure.errno = error.errno
+        raise failure from error

@@ -169,10 +169,6 @@ class Signatures(tf.Module):
 
     # Parts.
 
-    def keys_of_docs(self, columns: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns what the table stores of document columns beside their vectors."""
-        return keys_of(self._schema, columns, "doc")
-
     def _candidate_logits(
         self, inputs: Mapping[str, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor]:

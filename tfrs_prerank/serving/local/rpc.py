@@ -53,14 +53,13 @@ class RpcServer:
 
     Args:
         versions: The versions to answer from.
-        host: Address to listen on.
-        port: Port to listen on; 0 takes any free one.
+        address: Where to listen, as `host:port`; port 0 takes any free one.
 
     Raises:
-        OSError: The port cannot be had.
+        OSError: The address cannot be had.
     """
 
-    def __init__(self, versions: Versions, host: str, port: int):
+    def __init__(self, versions: Versions, address: str):
         self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, "gRPC")
         self._server = grpc.server(
             self._pool,
@@ -77,12 +76,13 @@ class RpcServer:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             _ModelService(versions), self._server
         )
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             self._pool.shutdown()
-            raise OSError(f"gRPC cannot listen on {address}: {error}") from error
+            raise OSError(
+                f"gRPC cannot listen on {address} ({error}); choose another grpc_port."
+            ) from error
 
     def start(self) -> None:
         """Starts to accept calls."""

@@ -39,6 +39,7 @@ class _Loaded:
 @dataclasses.dataclass
 class _Failure:
     attempts: int
+    wait: float
     retry_at: float
 
 
@@ -82,8 +83,8 @@ class Versions:
 
         Raises:
             FileNotFoundError: The directory is missing or holds no version.
-            RuntimeError: The latest version does not load.
-            ValueError: A label names a version that is not there.
+            ValueError: The latest version does not load, or a label names a version
+                that is not there.
         """
         found = self._scan()
         self._check_found(found)
@@ -91,9 +92,10 @@ class Versions:
         latest = max(found)
         available = self.available()
         if latest not in available:
-            raise RuntimeError(
+            raise ValueError(
                 f"Version {latest} of model {self.name!r} in {found[latest]} does not "
-                f"load: {self._statuses[latest].message}"
+                f"load ({self._statuses[latest].message}); export it again, or remove "
+                "it to serve the one before."
             )
         for label, version in self._labels.items():
             if version not in available:
@@ -252,8 +254,10 @@ class Versions:
         except Exception as error:
             failed = self._failures.get(version)
             attempts = failed.attempts + 1 if failed else 1
-            wait = min(self._poll_seconds * 2 ** (attempts - 1), _MAX_RETRY_SECONDS)
-            self._failures[version] = _Failure(attempts, time.monotonic() + wait)
+            wait = min(
+                2 * failed.wait if failed else self._poll_seconds, _MAX_RETRY_SECONDS
+            )
+            self._failures[version] = _Failure(attempts, wait, time.monotonic() + wait)
             code = StatusError.of(error).code
             with self._lock:
                 self._set(VersionStatus(version, "END", code, one_line(error)))

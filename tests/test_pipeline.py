@@ -1,0 +1,112 @@
+import dataclasses
+import shutil
+
+import pytest
+
+from tests.small_movielens import write_config, write_folder
+from tfrs_prerank import pipeline
+from tfrs_prerank.config import Config
+from tfrs_prerank.declaration import ConfigurationError
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline")
+    path = write_config(folder / "c.yaml", write_folder(folder / "ml"))
+    return Config.from_yaml(path)
+
+
+@pytest.fixture(scope="module")
+def data(config, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("prepared") / "data"
+    pipeline.prepare(config, directory)
+    return directory
+
+
+def changed(config, name, **keys):
+    """The configuration with other keys of one feature."""
+    features = [
+        dataclasses.replace(f, **keys) if f.name == name else f
+        for f in config.schema.features
+    ]
+    schema = dataclasses.replace(config.schema, features=tuple(features))
+    return dataclasses.replace(config, schema=schema)
+
+
+def test_sizes_and_dropout_may_change_after_preparing(config, data):
+    schema = changed(config, "user_id", dimension=3, id_dropout=0.5).schema
+    fitted = pipeline.fitted_schema(schema, data)
+    assert (fitted["user_id"].dimension, fitted["user_id"].id_dropout) == (3, 0.5)
+    assert fitted["user_id"].vocabulary == str(data / "vocabularies" / "user_id.txt")
+    assert fitted["popularity"].statistics == str(data / "statistics.json")
+
+
+def test_what_the_data_depends_on_may_not(config, data):
+    schema = changed(config, "user_id", min_count=5).schema
+    with pytest.raises(
+        ConfigurationError, match=r"user_id\.min_count: .* with 1; .* 5"
+    ):
+        pipeline.fitted_schema(schema, data)
+    extra = dataclasses.replace(config.schema["co_likes"], name="like_rate")
+    schema = dataclasses.replace(
+        config.schema, features=(*config.schema.features, extra)
+    )
+    with pytest.raises(ConfigurationError, match="prepared without 'like_rate'"):
+        pipeline.fitted_schema(schema, data)
+
+
+def test_training_refuses_a_foreign_folder_before_it_begins(config, data, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is no run directory"):
+        pipeline.train(config, data, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_interrupted_training_goes_on_only_as_it_was(
+    config, data, tmp_path, monkeypatch
+):
+    def interrupted(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    training = dataclasses.replace(config.training, epochs=2)
+    config = dataclasses.replace(config, training=training)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.PreRanker, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.train(config, data, tmp_path / "run")
+    other = dataclasses.replace(
+        config, training=dataclasses.replace(training, learning_rate=0.5)
+    )
+    with pytest.raises(ValueError, match=r"\.run-backup keeps an interrupted training"):
+        pipeline.train(other, data, tmp_path / "run")
+    # Both epochs are in the backup: there is nothing left to train but to save it.
+    model = pipeline.train(config, data, tmp_path / "run")
+    assert int(model.epochs_trained) == 2
+    batches = -(-pipeline.open_requests(data, "train", 16).num_requests // 16)
+    assert int(model.optimizer.iterations) == 2 * batches
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_no_validation_requests(config, data, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    for file in copy.glob("validation-*"):
+        file.write_bytes(b"")
+    training = dataclasses.replace(config.training, early_stopping=1)
+    with pytest.raises(ConfigurationError, match="has no validation requests"):
+        pipeline.train(
+            dataclasses.replace(config, training=training), copy, tmp_path / "run"
+        )
+    pipeline.train(config, copy, tmp_path / "run")
+    assert (tmp_path / "run" / "config.yaml").is_file()
+
+
+def test_demo_leaves_a_foreign_folder_alone(config, tmp_path):
+    precious = tmp_path / "data" / "precious.txt"
+    precious.parent.mkdir()
+    precious.write_text("mine")
+    with pytest.raises(FileExistsError, match="is no prepared directory"):
+        pipeline.demo(config, tmp_path, tmp_path / "models", say=lambda line: None)
+    assert precious.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
