@@ -6,8 +6,8 @@ baselines rank the same lists and have no seed. One of them, the hint, multiplie
 co-likes by what the query says of the liked movie without any training: how much of the
 model's margin is in the way the queries were made.
 
-A run takes about a minute for each variant and seed. Each is one JSON line with a digest
-of its configuration and the package's code, and a run that was interrupted goes on
+A run takes about a minute for each variant and seed. Each is one JSON line, with a
+digest of its configuration and of the package's code; what was interrupted goes on
 after the last one.
 """
 

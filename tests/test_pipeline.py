@@ -41,6 +41,12 @@ def test_sizes_and_dropout_may_change_after_preparing(config, data):
     assert fitted["popularity"].statistics == str(data / "statistics.json")
 
 
+def test_a_vocabulary_may_give_way_to_buckets(config, data):
+    schema = changed(config, "user_id", buckets=7).schema
+    fitted = pipeline.fitted_schema(schema, data)
+    assert (fitted["user_id"].buckets, fitted["user_id"].vocabulary) == (7, None)
+
+
 def test_what_the_data_depends_on_may_not(config, data):
     schema = changed(config, "user_id", min_count=5).schema
     with pytest.raises(

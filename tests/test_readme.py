@@ -336,13 +336,17 @@ def test_serving_files_are_understood():
     compose = yaml.safe_load((folder / "compose.yaml").read_text("utf-8"))
     (service,) = compose["services"].values()
     assert service["image"] == "tensorflow/serving:2.20.0"
-    for flag in service["command"]:
-        value = flag.partition("=")[2]
-        if value.startswith("/config/"):
-            assert (folder / value.removeprefix("/config/")).is_file()
+    # Also in flags that are commented out.
+    files = re.findall(r"=/config/(\S+)", (folder / "compose.yaml").read_text("utf-8"))
+    assert len(files) == 3
+    assert all((folder / file).is_file() for file in files)
+    # The page says that batching is to be turned on by hand.
+    assert not [flag for flag in service["command"] if "batching" in flag]
     text = (folder / "models.config").read_text("utf-8")
     config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
     (model,) = config.model_config_list.config
     assert model.base_path == f"/models/{model.name}"
-    assert model.model_version_policy.latest.num_versions == 2
+    loaded = model.model_version_policy.specific.versions
     assert dict(model.version_labels) == {"stable": 1}
+    # A labelled version must never be unloaded by a newer one.
+    assert set(model.version_labels.values()) <= set(loaded)

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import re
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -153,6 +154,23 @@ def write_yaml(path: str | Path, value: Any) -> None:
     Path(path).write_text(text, encoding="utf-8")
 
 
+def check_effect(value: Any, cause: str, *names: str) -> None:
+    """Raises ValueError for fields that are set and that another field makes idle.
+
+    Args:
+        value: the declaration.
+        cause: the field that takes their effect away.
+        names: fields that must be at their default beside it.
+    """
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if field.name in names and not _is_default(field, item):
+            raise ValueError(
+                f"{field.name} does nothing with {cause}={getattr(value, cause)!r}; "
+                f"leave it out. Received: {field.name}={item!r}"
+            )
+
+
 def nearest(name: str, known: Any) -> str:
     """Says which known name a wrong one probably means.
 
@@ -247,8 +265,6 @@ def _fields_near(kind: Any, path: tuple[int | str, ...]) -> list[str]:
 
 
 def _walk(kind: Any, path: list[int | str]) -> Any:
-    import typing
-
     if hasattr(kind, "__metadata__"):  # Annotated[...]
         return _walk(kind.__origin__, path)
     arguments = typing.get_args(kind)

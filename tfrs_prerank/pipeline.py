@@ -21,8 +21,9 @@ from tfrs_prerank.datasets.requests import RequestReader, read
 from tfrs_prerank.declaration import ConfigurationError, to_mapping
 from tfrs_prerank.evaluation import Evaluation
 from tfrs_prerank.evaluation import evaluate as evaluate_rankings
+from tfrs_prerank.features.declarations import Numeric
 from tfrs_prerank.features.documents import DocumentTable
-from tfrs_prerank.features.schema import Schema
+from tfrs_prerank.features.schema import BATCH_OWN_COLUMNS, Schema
 from tfrs_prerank.models.prerank import PreRanker
 from tfrs_prerank.models.run_directory import check_place
 from tfrs_prerank.optimizers import LazyAdam
@@ -40,10 +41,11 @@ _PREPARED_KEYS = (
     "tokenizer",
     "min_count",
     "max_vocabulary",
-    "log1p",
-    "buckets",
 )
 """Keys of a feature that a prepared directory depends on."""
+
+_MEASURED_KEYS = ("log1p", "buckets", "missing")
+"""Those of a number, whose statistics are taken when a directory is prepared."""
 
 
 def prepare(config: Config, directory: str | Path) -> Schema:
@@ -106,7 +108,7 @@ def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
     check_place(directory)
     schema = fitted_schema(config.schema, data)
     documents = read_documents(data / "documents.parquet")
-    options = {"schema": schema, "documents": documents}
+    options: dict[str, Any] = {"schema": schema, "documents": documents}
     options["batch_size"] = training.batch_size
     requests = read(data, "train", seed=training.seed, **options)
     validation = None
@@ -404,7 +406,8 @@ def fitted_schema(schema: Schema, data: str | Path) -> Schema:
                 f"{data} was prepared without {feature.name!r}; prepare it again"
             )
         before = made[feature.name]
-        for key in _PREPARED_KEYS:
+        is_number = isinstance(feature, Numeric)
+        for key in _PREPARED_KEYS + _MEASURED_KEYS * is_number:
             now, then = getattr(feature, key, None), getattr(before, key, None)
             if now != then:
                 raise ConfigurationError(
@@ -412,8 +415,13 @@ def fitted_schema(schema: Schema, data: str | Path) -> Schema:
                     f"it again. Received: {now!r}"
                 )
         for key in ("vocabulary", "statistics"):
-            if getattr(before, key, None) is not None:
-                feature = dataclasses.replace(feature, **{key: getattr(before, key)})
+            path = getattr(before, key, None)
+            # A vocabulary may have given way to hash buckets or to a shared one.
+            gone = not is_number and (
+                getattr(feature, "buckets", None) or getattr(feature, "shares", None)
+            )
+            if path is not None and not gone:
+                feature = dataclasses.replace(feature, **{key: path})
         features.append(feature)
     if schema.doc_id != prepared.doc_id:
         raise ConfigurationError(
@@ -464,14 +472,9 @@ def _backup(directory: Path, config: Config, data: Path) -> Path:
 
 def _declared(requests: list[dict[str, Any]], schema: Schema) -> list[dict[str, Any]]:
     """Leaves out the columns that a schema does not declare."""
-    own = ("doc_ids", "request_id", "group_id", "time", "stage", "position", "log_q")
-    columns = schema.columns()
+    known = {"doc_ids", *BATCH_OWN_COLUMNS, *schema.columns()}
     return [
-        {
-            name: value
-            for name, value in request.items()
-            if name in columns or name in own or "/" in name
-        }
+        {name: value for name, value in request.items() if name in known or "/" in name}
         for request in requests
     ]
 

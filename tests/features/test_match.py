@@ -450,6 +450,27 @@ def test_no_tensor_of_all_pairs_of_values():
         assert output.shape == [batch, documents]
 
 
+@pytest.mark.parametrize("op", ["difference", "log_ratio", "distance"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_served_number_that_is_not_finite_is_missing(op, bad):
+    schema = schema_of(
+        number("budget", "query"),
+        number("price", "doc"),
+        Match("m", "budget", "price", op),
+    )
+    found = cross(schema, {"budget": [5.0, bad]}, {"price": [[bad, 2.0], [2.0, 3.0]]})
+    assert found["m"][0, 0] == 0.0 and found["m"][0, 1] > 0.5
+    assert found["m"][1].tolist() == [0.0, 0.0]
+    vectors = schema_of(
+        Dense("taste", "query", size=2),
+        Dense("cover", "doc", size=2),
+        Match("m", "taste", "cover", "distance"),
+    )
+    covers = {"cover": [[[1.0, bad], [3.0, 4.0]]]}
+    found = cross(vectors, {"taste": [[6.0, 8.0]]}, covers)
+    assert found["m"].tolist() == [[0.0, 5.0]]
+
+
 @pytest.mark.parametrize(("batch", "documents"), [(2, 0), (0, 3), (1, 1)])
 def test_no_documents_and_no_requests(batch, documents):
     schema, query_specs, doc_specs = every_op()

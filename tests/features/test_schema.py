@@ -36,6 +36,8 @@ SHOWN = Categorical("shown", "doc", buckets=3, training_only=True)
 
 
 CLICK = Task("click")
+WORDPIECE = {"tokenizer": "wordpiece"}
+PIECES = Text("words", "query", vocabulary="pieces.txt", **WORDPIECE)
 
 
 def schema(*features, tasks=(CLICK,)) -> Schema:
@@ -116,6 +118,16 @@ def refused(call) -> str:
             "of the two out",
         ),
         (
+            lambda: Numeric("a", "doc", buckets=3, log1p=True),
+            "Numeric 'a': log1p does nothing where there are buckets; leave one of the "
+            "two out",
+        ),
+        (
+            lambda: Numeric("a", "doc", boundaries=(1,), log1p=True),
+            "Numeric 'a': log1p does nothing where there are buckets; leave one of the "
+            "two out",
+        ),
+        (
             lambda: Numeric("a", "doc", missing=float("nan")),
             "Numeric.missing: input should be a finite number. Received: nan",
         ),
@@ -134,7 +146,61 @@ def refused(call) -> str:
         ),
         (
             lambda: Text("a", "doc", tokenizer="wordpiece", buckets=3),
-            "Text 'a': tokenizer=\"wordpiece\" needs a vocabulary, not buckets",
+            "Text 'a': tokenizer=\"wordpiece\" needs vocabulary=FILE",
+        ),
+        (
+            lambda: Text("a", "doc", tokenizer="wordpiece"),
+            "Text 'a': tokenizer=\"wordpiece\" needs vocabulary=FILE",
+        ),
+        # What has no effect is refused.
+        (
+            lambda: Categorical("a", "doc", buckets=3, min_count=2),
+            "Categorical 'a': min_count does nothing with buckets=3; leave it out. "
+            "Received: min_count=2",
+        ),
+        (
+            lambda: Categorical("a", "doc", buckets=3, max_vocabulary=9),
+            "Categorical 'a': max_vocabulary does nothing with buckets=3; leave it "
+            "out. Received: max_vocabulary=9",
+        ),
+        (
+            lambda: Text("a", "doc", buckets=3, max_vocabulary=9),
+            "Text 'a': max_vocabulary does nothing with buckets=3; leave it out. "
+            "Received: max_vocabulary=9",
+        ),
+        (
+            lambda: Text("a", "doc", shares="b", min_count=2),
+            "Text 'a': min_count does nothing with shares='b'; leave it out. "
+            "Received: min_count=2",
+        ),
+        (
+            lambda: Text("a", "doc", shares="b", dimension=8),
+            "Text 'a': dimension does nothing with shares='b'; leave it out. "
+            "Received: dimension=8",
+        ),
+        (
+            lambda: Text("a", "doc", shares="b", l2=0.1),
+            "Text 'a': l2 does nothing with shares='b'; leave it out. Received: l2=0.1",
+        ),
+        (
+            lambda: Sequence("a", shares="b", l2=0.1),
+            "Sequence 'a': l2 does nothing with shares='b'; leave it out. "
+            "Received: l2=0.1",
+        ),
+        (
+            lambda: Sequence("a", shares="b", dimension=8),
+            "Sequence 'a': dimension does nothing with shares='b'; leave it out. "
+            "Received: dimension=8",
+        ),
+        (
+            lambda: Sequence("a", buckets=3, min_count=2),
+            "Sequence 'a': min_count does nothing with buckets=3; leave it out. "
+            "Received: min_count=2",
+        ),
+        (
+            lambda: Sequence("a", buckets=3, encoder="mean", heads=2),
+            "Sequence 'a': heads does nothing with encoder='mean'; leave it out. "
+            "Received: heads=2",
         ),
         (
             lambda: Sequence("a", owner="doc"),
@@ -215,6 +281,20 @@ def test_a_declaration_checks_itself(declare, expected):
         (
             lambda: schema(Sequence("history", shares="city", dtype="int64")),
             "history.dtype must be that of 'city', 'string'. Received: 'int64'",
+        ),
+        (
+            lambda: schema(QUERY, Text("tags", "doc", shares="query", **WORDPIECE)),
+            "tags.tokenizer must be that of 'query', 'words'. Received: 'wordpiece'",
+        ),
+        (
+            lambda: schema(Sequence("history", shares="city", heads=3)),
+            "history.heads must divide the size of its embeddings, 16 (those of "
+            "'city'). Received: heads=3",
+        ),
+        (
+            lambda: schema(Sequence("history", buckets=9, dimension=8, heads=3)),
+            "history.heads must divide the size of its embeddings, 8. "
+            "Received: heads=3",
         ),
         (
             lambda: Schema([Sequence("history", buckets=3), CITY], [Task("click")]),
@@ -370,7 +450,11 @@ def test_reserved_names(name):
         (Numeric("time", "query", training_only=True),),
         # Sharing across towers, before or after the owner.
         (Sequence("history", shares="city"),),
+        (Sequence("history", shares="city", heads=4),),
         (TITLE, QUERY),
+        (PIECES, Text("tags", "doc", shares="words", **WORDPIECE)),
+        # A collected vocabulary keeps the limits that it was collected with.
+        (Categorical("tag", "doc", vocabulary="v", min_count=2, max_vocabulary=9),),
     ],
 )
 def test_what_a_schema_allows(features):
@@ -508,11 +592,15 @@ def schemas(draw) -> Schema:
                         st.just(name),
                         st.sampled_from(["query", "doc", "cross"]),
                         log1p=st.booleans(),
-                        boundaries=st.none()
-                        | st.lists(NUMBERS, min_size=1, unique=True).map(
+                        missing=st.none() | NUMBERS,
+                    ),
+                    st.builds(
+                        Numeric,
+                        st.just(name),
+                        st.just("doc"),
+                        boundaries=st.lists(NUMBERS, min_size=1, unique=True).map(
                             lambda values: tuple(sorted(values))
                         ),
-                        missing=st.none() | NUMBERS,
                     ),
                     st.builds(Dense, st.just(name), st.just("doc"), size=SIZES),
                     st.builds(

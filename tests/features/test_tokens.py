@@ -85,7 +85,7 @@ def test_rows_do_not_depend_on_their_neighbours():
 
 # Word pieces.
 
-VOCABULARY = ["[UNK]", "un", "##aff", "##able", "red", "红", ","]
+VOCABULARY = ["[UNK]", "un", "##aff", "##able", "red", "红", ",", "色"]
 
 
 def lookup(tmp_path, values) -> VocabularyLookup:
@@ -105,7 +105,13 @@ def lookup(tmp_path, values) -> VocabularyLookup:
         ("red, un", [5, 7, 2]),
         ("redder", [1]),
         ("红 red", [6, 5]),
+        # A Chinese or Japanese character is a word, as it is for `words`.
+        ("红色", [6, 8]),
+        ("Red红カun", [5, 6, 1, 2]),
         (b"un \xff red", [2, 1, 5]),
+        (b"un\xffred", [2, 1, 5]),
+        # Every kind of space and control character splits.
+        ("un\u2028red\x00un\x85red\u3000un\u2029", [2, 5, 2, 5, 2]),
         ("un un un un un un un", [2] * 6),
     ],
 )
@@ -118,6 +124,32 @@ def test_pieces(tmp_path, text, expected):
 def test_pieces_without_unk_in_the_vocabulary(tmp_path):
     rows = pieces(tf.constant(["un other"]), 3, lookup(tmp_path, VOCABULARY[1:]))
     assert rows.numpy().tolist() == [[1, 0, -1]]
+
+
+def test_pieces_are_traced_once_for_each_vocabulary(tmp_path):
+    """Ragged tensors bring half a megabyte of checks to each copy in a graph."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = lookup(tmp_path / "a", VOCABULARY)
+    second = lookup(tmp_path / "b", VOCABULARY[1:])
+
+    def nodes_of(*lookups):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def split(texts):
+            return [pieces(texts, 2, one) for one in lookups]
+
+        got = [rows.numpy().tolist() for rows in split(tf.constant(["un red"]))]
+        graph = split.get_concrete_function().graph.as_graph_def()
+        return got, len(graph.node) + sum(
+            len(function.node_def) for function in graph.library.function
+        )
+
+    got, once = nodes_of(first)
+    assert got == [[[2, 5]]]
+    got, often = nodes_of(*[first] * 8)
+    assert got == [[[2, 5]]] * 8
+    assert often < once + 100
+    assert nodes_of(first, second)[0] == [[[2, 5]], [[1, 4]]]
 
 
 def test_pieces_of_no_text(tmp_path):

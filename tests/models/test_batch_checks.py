@@ -31,6 +31,7 @@ ONES = tf.ones([2, 3])
         ({"doc_ids": None}, KeyError, "the batch has no 'doc_ids'"),
         ({"city": ONES}, ValueError, "'city' is not in the schema; known: "),
         ({"years": ONES}, ValueError, "'years' is not.*did you mean 'year'"),
+        ({"postion": ONES}, ValueError, "'postion' is not.*did you mean 'position'"),
         (
             {"user_id": tf.constant([1, 2])},
             TypeError,

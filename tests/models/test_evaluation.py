@@ -22,7 +22,6 @@ from tests.models.small import (
     state_of,
     take,
 )
-from tfrs_prerank.declaration import ConfigurationError
 from tfrs_prerank.metrics import GAUC, NDCG
 
 TASKS = ("click", "like")
@@ -40,7 +39,7 @@ def slow_means(model: tp.PreRanker, arrays: Arrays) -> dict[str, float]:
     values, weights = metrics.batch(metrics.ndcg, *by_scores, 3)
     aucs, sizes = metrics.batch(metrics.auc, *of_click, mask)
     expected = {
-        "click/sigmoid_cross_entropy": losses.sigmoid_cross_entropy(
+        "click/sigmoid_cross_entropy/exposed+ranked": losses.sigmoid_cross_entropy(
             *of_click, shown, arrays["weight/click"]
         )[0],
         "like/softmax_cross_entropy": losses.softmax_cross_entropy(
@@ -50,7 +49,7 @@ def slow_means(model: tp.PreRanker, arrays: Arrays) -> dict[str, float]:
         "click/gauc": (aucs * sizes).sum() / sizes.sum(),
     }
     expected["loss"] = (
-        expected["click/sigmoid_cross_entropy"]
+        expected["click/sigmoid_cross_entropy/exposed+ranked"]
         + 2 * expected["like/softmax_cross_entropy"]
     )
     return expected
@@ -177,11 +176,6 @@ def test_ranking_metrics_read_scores_and_gauc_the_logit() -> None:
         assert np.average(other, weights=sizes) != pytest.approx(expected, rel=1e-3)
 
 
-def test_metrics_of_an_unknown_task_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"no task 'clik'.*click"):
-        small_model().compile(metrics={"clik": [NDCG(3)]})
-
-
 def test_a_metric_without_a_usable_list_is_left_out() -> None:
     arrays = random_requests(4, 3, TASKS)
     arrays["label/like"][:] = np.where(arrays["mask"], 0.0, np.nan)
@@ -197,3 +191,59 @@ def test_a_metric_without_a_usable_list_is_left_out() -> None:
     assert {"click/ndcg@3", "val_click/ndcg@3"} < history.keys()
     assert not {"like/ndcg@3", "val_like/ndcg@3"} & history.keys()
     assert np.isfinite(list(history.values())).all()
+
+
+def test_a_term_without_a_label_is_left_out_and_not_0() -> None:
+    arrays = random_requests(4, 3, TASKS)
+    arrays["label/like"][:] = np.nan
+    objective = tp.Objective(
+        (
+            tp.Term("click"),
+            tp.Term("click", "in_batch_softmax", stages=("catalog",)),
+            tp.Term("like", weight=2.0),
+        )
+    )
+    model = small_model(small_schema(TASKS), objective=objective)
+    model.compile()
+    batches = dataset(arrays, 2)
+    seen = ["loss", "click/sigmoid_cross_entropy"]
+    with pytest.warns(UserWarning, match="like/sigmoid_cross_entropy is left out"):
+        result = model.evaluate(batches, return_dict=True, verbose=0)
+    assert list(result) == seen
+    assert result["loss"] == pytest.approx(result[seen[1]], rel=1e-6) != 0
+    with pytest.warns(UserWarning, match="click/in_batch_softmax/catalog is left out"):
+        history = model.fit(batches, validation_data=batches, verbose=0).history
+    assert list(history) == [*seen, *(f"val_{name}" for name in seen)]
+
+
+def test_no_label_at_all_is_no_loss_of_0() -> None:
+    arrays = random_requests(4, 3)
+    arrays["label/click"][:] = np.nan
+    model = small_model()
+    model.compile()
+    with pytest.warns(UserWarning, match="loss is left out"):
+        result = model.evaluate(dataset(arrays, 4), return_dict=True, verbose=0)
+    assert result == {}
+
+
+def test_training_and_validation_leave_out_what_each_did_not_see() -> None:
+    # Validation resets the metrics before an epoch's logs are complete.
+    with_likes = random_requests(4, 3, TASKS)
+    without = {**with_likes, "label/like": np.full([4, 3], np.nan, np.float32)}
+    likes = {"like/sigmoid_cross_entropy", "like/ndcg@3"}
+    for arrays, of_validation in ((with_likes, without), (without, with_likes)):
+        model = small_model(small_schema(TASKS))
+        model.compile(metrics=[NDCG(3)])
+        with pytest.warns(UserWarning, match="like/ndcg@3 is left out"):
+            history = model.fit(
+                dataset(arrays, 4),
+                validation_data=dataset(of_validation, 4),
+                validation_freq=2,
+                epochs=3,
+                verbose=0,
+            ).history
+        seen = arrays is with_likes
+        for name in likes:
+            assert len(history.get(name, [])) == (3 if seen else 0), name
+            assert len(history.get(f"val_{name}", [])) == (0 if seen else 1), name
+        assert len(history["loss"]) == 3

@@ -131,6 +131,39 @@ def test_callbacks_of_keras(tmp_path: Path) -> None:
     assert float(model.optimizer.learning_rate) == pytest.approx(0.1 * rates[1])
 
 
+def test_a_diverged_training_keeps_its_loss() -> None:
+    model = small_model(scorer="dot")
+    model.compile(tf.keras.optimizers.SGD(1e30), metrics=[NDCG(3)])
+    batches = dataset(ARRAYS, 4)
+    history = model.fit(batches, validation_data=batches, epochs=2, verbose=0).history
+    names = ["loss", "click/sigmoid_cross_entropy", "click/ndcg@3"]
+    assert list(history) == [*names, *(f"val_{name}" for name in names)]
+    for name, values in history.items():
+        assert len(values) == 2, name
+        assert np.isnan(values[1]), name
+
+
+@pytest.mark.parametrize("wrapped", ["alone", "nested", "list"])
+def test_callbacks_are_taken_as_keras_takes_them(wrapped: str) -> None:
+    model = small_model(scorer="dot")
+    model.compile(tf.keras.optimizers.SGD(1e30))
+    callback = tf.keras.callbacks.TerminateOnNaN()
+    given = {
+        "alone": callback,
+        "nested": [(callback,)],
+        "list": tf.keras.callbacks.CallbackList(
+            [callback], add_history=True, model=model, epochs=5, verbose=0
+        ),
+    }[wrapped]
+    history = model.fit(dataset(ARRAYS, 4), epochs=5, verbose=0, callbacks=given)
+    assert history.epoch == [0]
+    assert np.isnan(history.history["loss"]).all()
+    assert model.epochs_trained == 1
+    # What was given is not changed: another fit counts its epochs once, too.
+    model.fit(dataset(ARRAYS, 4), epochs=5, verbose=0, callbacks=given)
+    assert model.epochs_trained == 2
+
+
 def event_values(folder: Path) -> dict[str, list[float]]:
     """What TensorBoard would show: the values of each tag."""
     values: dict[str, list[float]] = {}

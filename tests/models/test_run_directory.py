@@ -49,6 +49,7 @@ def test_a_loaded_model_is_the_one_that_was_saved(tmp_path: Path) -> None:
     assert loaded.declarations == model.declarations
     assert loaded.objective == objective
     assert loaded.metrics_names == model.metrics_names
+    assert [metric.k for metric in loaded.task_metrics["click"]] == [2]
     assert loaded.optimizer.get_config() == model.optimizer.get_config()
     assert loaded.optimizer.iterations == 2
     assert_same_state(state_of(model), state_of(loaded), 0.0)

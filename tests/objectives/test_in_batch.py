@@ -85,13 +85,17 @@ def batches(draw):
         return draw(st.lists(values, min_size=size, max_size=size))
 
     logit = st.floats(-20, 20, width=32)
+    positive = drawn(st.booleans())
+    # A term with stages has fewer rows than there are positives.
+    rows = [p and r for p, r in zip(positive, drawn(st.booleans()), strict=True)]
     return (
         [id_type(d) for d in drawn(st.integers(0, 4))],
-        drawn(st.booleans()),
+        positive,
         drawn(st.sampled_from([0.0, 1.0, 0.5, 3.0])),
         index,
         drawn(logit),
         [drawn(logit) for _ in range(requests)],
+        rows,
     )
 
 
@@ -146,6 +150,7 @@ def test_no_positive_is_no_row_and_no_gradient(documents):
         tape.watch([own, similarity])
         values, counts = in_batch_softmax(
             ids,
+            tf.zeros([documents], tf.bool),
             tf.zeros([documents], tf.bool),
             tf.ones([documents]),
             tf.zeros([documents], tf.int64),

@@ -40,6 +40,11 @@ SCHEMA = Schema(
             "Term: unknown stage. Received: 'rankd'; did you mean 'ranked'?",
         ),
         (
+            lambda: Term("click", stages=[]),
+            "Term: stages must name at least one stage, or be None for all. "
+            "Received: ()",
+        ),
+        (
             lambda: Term("click", "sigmoid"),
             "Term.loss: unknown 'sigmoid'; known: in_batch_softmax, "
             "sigmoid_cross_entropy, softmax_cross_entropy",
@@ -51,6 +56,16 @@ SCHEMA = Schema(
         (
             lambda: Objective([Term("click"), Term("click", weight=2)]),
             "Objective: the term click/sigmoid_cross_entropy is given 2 times",
+        ),
+        (
+            lambda: Objective(
+                [
+                    Term("click", stages=["ranked", "exposed"]),
+                    Term("click", stages=["exposed", "ranked", "ranked"]),
+                ]
+            ),
+            "Objective: the term click/sigmoid_cross_entropy/exposed+ranked is given "
+            "2 times",
         ),
         (
             lambda: make_objective("sigmoid_crossentropy", SCHEMA),
@@ -81,6 +96,21 @@ def test_a_given_objective_is_kept():
     # The same task with two losses is two terms.
     objective = Objective([Term("like"), Term("like", "softmax_cross_entropy", 0.5)])
     assert make_objective(objective, SCHEMA) is objective
+
+
+def test_terms_of_one_loss_on_other_stages_are_told_apart():
+    objective = Objective(
+        [
+            Term("click"),
+            Term("click", stages=["ranked", "exposed"]),
+            Term("click", stages=["catalog"], weight=0.1),
+        ]
+    )
+    assert [term.name for term in objective.terms] == [
+        "click/sigmoid_cross_entropy",
+        "click/sigmoid_cross_entropy/exposed+ranked",
+        "click/sigmoid_cross_entropy/catalog",
+    ]
 
 
 def test_round_trip():

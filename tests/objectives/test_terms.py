@@ -169,13 +169,25 @@ def test_in_batch_without_positives_is_zero_with_zero_gradients():
         assert not np.any(gradient)
 
 
-def test_in_batch_stages_limit_the_rows_and_not_the_candidates():
+def test_in_batch_stages_limit_the_rows_and_not_the_positives():
     out = forward()
     term = Term("like", "in_batch_softmax", stages=("exposed",))
     value, count = sums(term, out=out)
     vectors = out.doc_vectors[:, 0].numpy()
-    logits = vectors @ out.query_vectors[0, 0].numpy()
-    # Only (0, a) is a row; b and c are its negatives, b once.
+    a, _, c, _ = vectors @ out.query_vectors[0, 0].numpy()
+    # Only (0, a) is a row. b, ranked, is liked in the same request: no negative.
+    expected = math.log(math.exp(a) + math.exp(c)) - a
+    assert count == 1
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_in_batch_positives_are_labels_above_0():
+    labels = tf.constant([[0.1, 0.0, NAN], [0.0, 1.0, 1.0]])
+    batch = {**BATCH, "label/like": labels}
+    out = forward()
+    value, count = sums(Term("like", "in_batch_softmax"), batch, out)
+    logits = out.doc_vectors[:, 0].numpy() @ out.query_vectors[0, 0].numpy()
+    # A grade of 0.1 is a row against b, once, and c; padding has no row.
     expected = math.log(sum(map(math.exp, logits[:3]))) - logits[0]
     assert count == 1
     np.testing.assert_allclose(value, expected, rtol=1e-5)

@@ -125,6 +125,11 @@ def test_scores_are_float32_under_every_policy():
             "Scorer.scale: input should be a finite number. Received: nan",
         ),
         (
+            {"kind": "dot", "scale": 5.0},
+            "Scorer: scale does nothing with kind='dot'; leave it out. "
+            "Received: scale=5.0",
+        ),
+        (
             {"kind": "cos"},
             "Scorer.kind: unknown 'cos'; did you mean 'cosine'?",
         ),

@@ -1,14 +1,19 @@
+import concurrent.futures
+import contextlib
+import http.server
 import importlib
 import socket
 import sys
 import threading
 
+import grpc
 import numpy as np
 import pytest
+from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from tests.serving.server_models import save
 from tfrs_prerank.serving import _apis, client
-from tfrs_prerank.serving.client import Client, wait_until_available
+from tfrs_prerank.serving.client import Client, protocol_of, wait_until_available
 from tfrs_prerank.serving.server import LocalServer
 
 PROTOCOLS = ("grpc", "rest")
@@ -30,7 +35,47 @@ def server(tmp_path_factory):
 
 def _client(server, protocol, **options):
     target = server.grpc_target if protocol == "grpc" else server.rest_url
-    return Client(target, model="tiny", protocol=protocol, **options)
+    return Client(target, model="tiny", **options)
+
+
+@contextlib.contextmanager
+def _unwilling(protocol, code, text):
+    """Runs a server that answers everything with an error; yields its target."""
+    if protocol == "grpc":
+
+        class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
+            def GetModelMetadata(self, request, context):
+                context.abort(getattr(grpc.StatusCode, code), text)
+
+        server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+            Service(), server
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(0).wait()
+        return
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response({"UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504}[code])
+            self.end_headers()
+            self.wfile.write(f'{{"error": "{text}"}}'.encode())
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as rest:
+        thread = threading.Thread(target=rest.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{rest.server_port}"
+        finally:
+            rest.shutdown()
+            thread.join()
 
 
 @pytest.fixture(params=PROTOCOLS)
@@ -158,14 +203,88 @@ def test_no_server_and_no_answer(protocol):
             ):
                 tiny.predict(SCORING)
     with Client(address, model="tiny", protocol=protocol, timeout=5) as tiny:
-        message = f"No server answers at {address} .*tfrs-prerank serve"
+        message = rf"No server answers at {address} \(.*Connection refused.*\); start"
         with pytest.raises(ConnectionError, match=message):
             tiny.predict(SCORING)
 
 
-def test_the_protocol_is_checked():
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_unavailable_server_is_told_from_no_server(protocol):
+    # TensorFlow Serving says this when its batching queue is full.
+    with (
+        _unwilling(protocol, "UNAVAILABLE", "the queue is full") as target,
+        Client(target, model="tiny", timeout=5) as tiny,
+        pytest.raises(client.ServingError, match=r"^UNAVAILABLE: the queue is full$"),
+    ):
+        tiny.predict(SCORING)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_server_that_runs_out_of_time_is_a_timeout(protocol):
+    with (
+        _unwilling(protocol, "DEADLINE_EXCEEDED", "batch is late") as target,
+        Client(target, model="tiny", timeout=5) as tiny,
+        pytest.raises(TimeoutError, match=r"ran out of time \(batch is late\); raise"),
+    ):
+        tiny.predict(SCORING)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_server_that_breaks_off_is_a_connection_error(protocol):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up():
+            # An error on the closed listener ends the thread.
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    connection.recv(100)
+                    connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            with (
+                Client(address, model="tiny", protocol=protocol, timeout=5) as tiny,
+                pytest.raises(ConnectionError, match=f"No server answers at {address}"),
+            ):
+                tiny.predict(SCORING)
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_a_rest_address_that_is_none_is_named():
+    with (
+        Client("http://local host:1", model="tiny") as tiny,
+        pytest.raises(ValueError, match=r"local host:1 cannot be asked over REST: .*"),
+    ):
+        tiny.predict(SCORING)
+
+
+@pytest.mark.parametrize(
+    ("target", "protocol", "expected"),
+    [
+        ("localhost:8500", None, "grpc"),
+        ("[::1]:8500", None, "grpc"),
+        ("http.example:8500", None, "grpc"),
+        ("http://localhost:8501", None, "rest"),
+        ("HTTPS://models.example", None, "rest"),
+        ("http://localhost:8501", "rest", "rest"),
+        ("localhost:8501", "rest", "rest"),
+        ("localhost:8500", "grpc", "grpc"),
+    ],
+)
+def test_the_target_tells_the_protocol(target, protocol, expected):
+    assert protocol_of(target, protocol) == expected
+
+
+def test_a_protocol_that_contradicts_the_target_is_refused():
     with pytest.raises(ValueError, match="received 'http'"):
         Client("localhost:1", model="tiny", protocol="http")
+    with pytest.raises(ValueError, match=r'"grpc" does not go with .http://localh'):
+        Client("http://localhost:1", model="tiny", protocol="grpc")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -702,6 +702,15 @@ def test_a_vocabulary_that_changed(tmp_path):
     assert os.listdir(tmp_path) == ["users.txt"]
 
 
+def test_a_vocabulary_with_carriage_returns(tmp_path):
+    """The export reads it by the same rules as the model."""
+    file = tmp_path / "users.txt"
+    file.write_bytes(b"u1\r\nu\r2\r\n")
+    model = small_model(users=str(file))
+    done = export(model, small_documents(3), tmp_path / "model", warmup_lengths=(2,))
+    assert (done.path / "assets/users.txt").read_bytes() == file.read_bytes()
+
+
 def test_a_vocabulary_with_the_name_of_the_ids(tmp_path):
     file = tmp_path / "doc_ids.txt"
     file.write_text("u1\nu2\n")

@@ -189,7 +189,7 @@ def test_dataset_in_a_function_is_refused(tmp_path):
 def test_ops_of_tf_data_are_told_from_others():
     # Datasets come with ops whose names do not say so, and others sound like them:
     # a sample of each.
-    known = lint._op_list("2.20")
+    known = lint.op_list("2.20")
     refused = {op for op in known if "tf.data" in str(lint._op_reason(op, known, ""))}
     assert {
         "AnonymousIteratorV3",
@@ -491,7 +491,7 @@ def test_large_fast_wordpiece_vocabulary_is_allowed_by_the_op_that_reads_it(tmp_
 
 
 def test_op_lists_differ_as_the_releases_do():
-    new, old = lint._op_list("2.20"), lint._op_list("2.19")
+    new, old = lint.op_list("2.20"), lint.op_list("2.19")
     assert old < new
     assert new - old == {
         "DecodeWebP",
@@ -506,8 +506,8 @@ def test_op_lists_differ_as_the_releases_do():
 
 def test_op_list_of_the_pinned_line_holds_only_ops_that_are_registered():
     # Decision Forests is linked into the server but not installed here.
-    core = {op for op in lint._op_list("2.20") if hasattr(tf.raw_ops, op)}
-    rest = {op for op in lint._op_list("2.20") - core if not op.startswith("SimpleML")}
+    core = {op for op in lint.op_list("2.20") if hasattr(tf.raw_ops, op)}
+    rest = {op for op in lint.op_list("2.20") - core if not op.startswith("SimpleML")}
     assert len(core) > 1200
     assert len(rest) == 38  # TF-Text 2.20
 

@@ -1,6 +1,9 @@
+import errno
 import json
 import logging
+import os
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -9,9 +12,12 @@ import urllib.request
 
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 
 from tests.serving.server_models import save, warmup_record
+from tfrs_prerank.cli import main
 from tfrs_prerank.serving.client import Client
+from tfrs_prerank.serving.local import versions as versions_module
 from tfrs_prerank.serving.local.versions import Versions
 from tfrs_prerank.serving.server import LocalServer
 
@@ -81,7 +87,7 @@ def test_hot_swap_under_load_fails_no_request(base):
 
         def load(answers, protocol):
             target = server.grpc_target if protocol == "grpc" else server.rest_url
-            with Client(target, model="tiny", protocol=protocol) as client:
+            with Client(target, model="tiny") as client:
                 while not stop.is_set():
                     try:
                         vector = client.predict({"query": [""]}, "encode_query")
@@ -222,7 +228,7 @@ def test_warm_up_requests_are_replayed_before_a_version_serves(base, monkeypatch
 )
 def test_a_bad_warm_up_record_is_a_failed_load(base, records, message):
     _save(base, 1, warmup=records)
-    with pytest.raises(RuntimeError, match="Version 1 of model 'tiny'") as caught:
+    with pytest.raises(ValueError, match="Version 1 of model 'tiny'") as caught:
         _serve(base).start()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -231,11 +237,11 @@ def test_a_bad_warm_up_record_is_a_failed_load(base, records, message):
 def test_a_warm_up_file_that_is_no_tfrecord_is_a_failed_load(base):
     path = _save(base, 1, warmup=[b""])
     (path / "assets.extra/tf_serving_warmup_requests").write_bytes(b"x" * 100)
-    with pytest.raises(RuntimeError, match=r"verify your warmup data .* TFRecord"):
+    with pytest.raises(ValueError, match=r"verify your warmup data .* TFRecord"):
         _serve(base).start()
 
 
-def test_a_start_that_cannot_serve_says_why(base, tmp_path):
+def test_a_start_that_cannot_serve_says_why(base, tmp_path, caplog):
     with pytest.raises(FileNotFoundError, match=r"missing does not exist; give the"):
         _serve(tmp_path / "missing").start()
     with pytest.raises(FileNotFoundError, match=r"tiny holds no version; export one"):
@@ -244,8 +250,15 @@ def test_a_start_that_cannot_serve_says_why(base, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is itself a version; give its par"):
         _serve(path).start()
     (path / "saved_model.pb").write_bytes(b"not a SavedModel")
-    with pytest.raises(RuntimeError, match=r"^Version 1 of model 'tiny' in .*$"):
+    with pytest.raises(ValueError, match=r"^Version 1 of model 'tiny' in .*$"):
         _serve(base).start()
+    # On the command line it is one line, without a traceback.
+    ports = ["--rest-port", "0", "--grpc-port", "0"]
+    result = CliRunner().invoke(main, ["serve", str(base), *ports])
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert line.startswith("tfrs-prerank: Version 1 of model 'tiny' in ")
+    assert caplog.text == ""
     with pytest.raises(ValueError, match="poll_seconds must be positive, received 0"):
         LocalServer(base, poll_seconds=0)
 
@@ -257,10 +270,19 @@ def test_a_port_in_use_is_named(base, argument):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ports = {"rest_port": 0, "grpc_port": 0, argument: port}
-        message = f"Port {port} on 127.0.0.1 is in use; choose another {argument}"
-        with pytest.raises(OSError, match=message):
+        message = f"^Port {port} on 127.0.0.1 is in use; choose another {argument}, or"
+        with pytest.raises(OSError, match=message) as caught:
             LocalServer(base, **ports).start()
+        assert caught.value.errno == errno.EADDRINUSE
     assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.parametrize("argument", ["rest_port", "grpc_port"])
+def test_a_port_that_is_none_is_named(base, argument):
+    ports = {"rest_port": 0, "grpc_port": 0, argument: 99999}
+    message = f"{argument} must be from 0 to 65535, received 99999"
+    with pytest.raises(ValueError, match=message):
+        LocalServer(base, **ports).start()
 
 
 def test_two_servers_do_not_share_a_grpc_port(base):
@@ -270,6 +292,56 @@ def test_two_servers_do_not_share_a_grpc_port(base):
         pytest.raises(OSError, match=f"Port {first.grpc_port} .* is in use"),
     ):
         LocalServer(base, rest_port=0, grpc_port=first.grpc_port).start()
+
+
+def test_sigterm_stops_the_server_and_its_handler_comes_back(base):
+    _save(base, 1)
+    caught = []
+    before = signal.signal(signal.SIGTERM, lambda *_: caught.append("outer"))
+    try:
+        ours = signal.getsignal(signal.SIGTERM)
+        with _serve(base) as server:
+            port = server.rest_port
+            sender = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+            sender.start()
+            server.wait()
+            sender.join()
+            assert server.versions == []
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+        assert signal.getsignal(signal.SIGTERM) is ours
+        assert caught == []
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_wait_in_another_thread_ends_with_the_server(base):
+    _save(base, 1)
+    with _serve(base) as server:
+        handler = signal.getsignal(signal.SIGTERM)
+        waiting = threading.Thread(target=server.wait)
+        waiting.start()
+        assert signal.getsignal(signal.SIGTERM) is handler
+        assert waiting.is_alive()
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_a_broken_version_is_retried_at_growing_intervals_for_ever(base, monkeypatch):
+    def broken(path):
+        raise OSError("half of it is missing")
+
+    clock = [0.0]
+    monkeypatch.setattr(versions_module, "Servable", broken)
+    monkeypatch.setattr(versions_module.time, "monotonic", lambda: clock[0])
+    (base / "1").mkdir()
+    versions = Versions("tiny", str(base), {}, 1.0)
+    waits = []
+    for _ in range(1200):  # 2 ** 1199 is beyond the largest float.
+        versions.poll()
+        waits.append(versions._failures[1].retry_at - clock[0])
+        clock[0] = versions._failures[1].retry_at
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0] + [30.0] * 1195
 
 
 def test_nothing_is_left_running(base):

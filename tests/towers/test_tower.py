@@ -288,6 +288,26 @@ def test_bias_is_the_sum_of_one_number_for_each_value():
             {"rank": 4, "interaction": "dcn_v1"},
             ": rank belongs to interaction=\"dcn_v2\". Received: interaction='dcn_v1'",
         ),
+        # What has no effect is refused.
+        (
+            {"units": (), "dropout": 0.1},
+            ": dropout does nothing with units=(); leave it out. Received: dropout=0.1",
+        ),
+        (
+            {"units": (), "normalization": "layer"},
+            ": normalization does nothing with units=(); leave it out. "
+            "Received: normalization='layer'",
+        ),
+        (
+            {"units": (), "activation": "tanh"},
+            ": activation does nothing with units=(); leave it out. "
+            "Received: activation='tanh'",
+        ),
+        (
+            {"depth": 3},
+            ": depth does nothing with interaction=None; leave it out. "
+            "Received: depth=3",
+        ),
         (
             {"combine": "stacked"},
             ': combine="stacked" needs both units and an interaction',

@@ -21,6 +21,7 @@ from tfrs_prerank.datasets.documents_file import to_values
 from tfrs_prerank.features.schema import Column
 
 _LAST = np.iinfo(np.int32).max
+_MOST_FILES = 256  # open at once
 
 
 @dataclasses.dataclass
@@ -28,9 +29,9 @@ class Counts:
     """What became of rows and requests.
 
     Attributes:
-      rows_read: rows of the log.
-      rows: dropped rows by reason.
-      requests: dropped requests by reason.
+        rows_read: rows of the log.
+        rows: dropped rows by reason.
+        requests: dropped requests by reason.
     """
 
     rows_read: int = 0
@@ -39,41 +40,84 @@ class Counts:
 
 
 def deal_out(
-    chunks: Iterable[pa.Table], folder: Path, parts: int, counts: Counts
+    chunks: Iterable[pa.Table],
+    folder: Path,
+    counts: Counts,
+    *,
+    expected: int,
+    rows: int,
 ) -> list[Path]:
     """Writes rows to files by the hash of their request's id.
 
+    A file that gets more than twice the wanted rows, because the log is longer than
+    expected or very long, is dealt out again. So only a single request can be longer.
+
     Args:
-      chunks: typed rows; see `_log_rows.read_rows`.
-      folder: where the files go.
-      parts: number of files.
-      counts: takes in the rows read, and those without a request's id.
+        chunks: typed rows; see `_log_rows.read_rows`.
+        folder: where the files go.
+        counts: takes in the rows read, and those without a request's id.
+        expected: rows of the log, a guess.
+        rows: wanted rows of a file.
 
     Returns:
-      The files that hold rows, Arrow streams.
+        The files that hold rows, Arrow streams.
     """
+    return _divide(_named(chunks, counts), str(folder / "part"), expected, rows, 1)
+
+
+def _named(chunks: Iterable[pa.Table], counts: Counts) -> Iterator[pa.Table]:
+    """Yields the rows that have a request's id, and counts all."""
+    for chunk in chunks:
+        counts.rows_read += len(chunk)
+        named = chunk.column(DROPPED).to_numpy() != REASONS.index("no_request_id")
+        counts.rows["no_request_id"] += int((~named).sum())
+        yield chunk.filter(pa.array(named))
+
+
+def _divide(
+    chunks: Iterable[pa.Table], prefix: str, expected: int, rows: int, divisor: int
+) -> list[Path]:
+    """Deals rows out; those of all chunks have the same hash modulo `divisor`."""
+    parts = min(max(1, -(-expected // rows)), _MOST_FILES)
+    paths = [Path(f"{prefix}-{part:05d}.arrow") for part in range(parts)]
     writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
-    paths = [folder / f"part-{part:05d}.arrow" for part in range(parts)]
+    length = [0] * parts
+    requests: list[set[int]] = [set() for _ in range(parts)]
     try:
         for chunk in chunks:
-            counts.rows_read += len(chunk)
-            named = chunk.column(DROPPED).to_numpy() != REASONS.index("no_request_id")
-            if not named.all():
-                counts.rows["no_request_id"] += int((~named).sum())
-                chunk = chunk.filter(pa.array(named))
-            part_of = _hashes(chunk.column("request_id")) % np.uint64(parts)
+            hashes = _hashes(chunk.column("request_id"))
+            part_of = hashes // np.uint64(divisor) % np.uint64(parts)
             order = np.argsort(part_of, kind="stable")
-            chunk = chunk.take(pa.array(order))
+            chunk, hashes = chunk.take(pa.array(order)), hashes[order]
             starts = np.searchsorted(part_of[order], np.arange(parts + 1))
             for part in np.flatnonzero(np.diff(starts)).tolist():
-                rows = chunk.slice(starts[part], starts[part + 1] - starts[part])
+                start, stop = starts[part], starts[part + 1]
+                dealt = chunk.slice(start, stop - start)
                 if part not in writers:
-                    writers[part] = pa.ipc.new_stream(str(paths[part]), rows.schema)
-                writers[part].write_table(rows)
+                    writers[part] = pa.ipc.new_stream(str(paths[part]), dealt.schema)
+                writers[part].write_table(dealt)
+                length[part] += len(dealt)
+                # Two are enough to know that the part can be divided.
+                requests[part].update(np.unique(hashes[start:stop])[:2].tolist())
     finally:
         for writer in writers.values():
             writer.close()
-    return [paths[part] for part in sorted(writers)]
+    made: list[Path] = []
+    for part in sorted(writers):
+        path = paths[part]
+        if length[part] <= 2 * rows or len(requests[part]) == 1:
+            made.append(path)
+            continue
+        finer = str(path.with_suffix(""))
+        made += _divide(_batches(path), finer, length[part], rows, divisor * parts)
+        path.unlink()
+    return made
+
+
+def _batches(path: Path) -> Iterator[pa.Table]:
+    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
 
 
 def group(
@@ -86,13 +130,14 @@ def group(
     an order of ids tells a model anything.
 
     Args:
-      path: a part of `deal_out`; it is written anew.
-      columns: the columns of a request; those of the query must agree in all its rows.
-      min_documents: shorter lists are dropped.
-      counts: takes in the rows and requests that are dropped.
+        path: a part of `deal_out`; it is written anew.
+        columns: the columns of a request; those of the query must agree in all its
+            rows.
+        min_documents: shorter lists are dropped.
+        counts: takes in the rows and requests that are dropped.
 
     Returns:
-      The time of each request that is left, ascending.
+        The time of each request that is left, ascending.
     """
     table = _read(path)
     names, request = np.unique(_objects(table, "request_id"), return_inverse=True)
@@ -142,10 +187,10 @@ class Requests:
     """The grouped requests of a time span, read from the parts at each iteration.
 
     Attributes:
-      parts: files that `group` has put in order.
-      columns: the columns of a request by name.
-      start: first second.
-      stop: the second after the last.
+        parts: files that `group` has put in order.
+        columns: the columns of a request by name.
+        start: first second.
+        stop: the second after the last.
     """
 
     parts: tuple[Path, ...]

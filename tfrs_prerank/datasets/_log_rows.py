@@ -50,12 +50,12 @@ class Wanted:
     """A column to read.
 
     Attributes:
-      column: its name and type in a request.
-      source: its name in the file.
-      role: `"feature"`, or what the column is, such as `"request_id"` or `"label"`.
-      is_number: whether a row without a value must be dropped, since a number has no
-        pad that would mean missing.
-      missing: the number that stands for a missing value, None where there is none.
+        column: its name and type in a request.
+        source: its name in the file.
+        role: `"feature"`, or what the column is, such as `"request_id"` or `"label"`.
+        is_number: whether a row without a value must be dropped, since a number has no
+            pad that would mean missing.
+        missing: the number that stands for a missing value, None where there is none.
     """
 
     column: Column
@@ -68,20 +68,23 @@ class Wanted:
 def find_files(paths: str | Iterable[str], what: str) -> list[Path]:
     """Returns the files of paths and patterns, sorted.
 
+    What is there by its very name is taken by it, be it the file or the first folders
+    of a pattern: `exp[1]/*.csv` reads a folder `exp[1]` where there is one.
+
     Args:
-      paths: one or more.
-      what: what errors call them.
+        paths: one or more.
+        what: what errors call them.
 
     Returns:
-      The files.
+        The files.
 
     Raises:
-      FileNotFoundError: a path or pattern names no file.
-      ValueError: a file is neither Parquet nor CSV.
+        FileNotFoundError: a path or pattern names no file.
+        ValueError: a file is neither Parquet nor CSV.
     """
     found: list[Path] = []
     for pattern in [paths] if isinstance(paths, str) else paths:
-        files = sorted(Path(file) for file in glob.glob(pattern, recursive=True))
+        files = _literal_or_matching(Path(pattern))
         if not files:
             raise FileNotFoundError(f"{what}: no file at {pattern}")
         found.extend(file for file in files if file not in found)
@@ -92,6 +95,15 @@ def find_files(paths: str | Iterable[str], what: str) -> list[Path]:
                 f"known endings: {', '.join(_PARQUET + _CSV)}"
             )
     return found
+
+
+def _literal_or_matching(pattern: Path) -> list[Path]:
+    if pattern.exists():
+        return [pattern]
+    folder = next(parent for parent in pattern.parents if parent.exists())
+    rest = str(pattern.relative_to(folder))
+    names = glob.glob(rest, root_dir=folder, recursive=True)
+    return sorted(folder / name for name in names)
 
 
 def names_in(file: Path) -> list[str]:
@@ -129,17 +141,17 @@ def read_rows(
     """Yields a file's rows with the wanted columns, typed, and `DROPPED`.
 
     Args:
-      file: Parquet or CSV.
-      wanted: the columns.
-      separator: stands between several values in a string.
-      chunk_rows: rows read at once.
+        file: Parquet or CSV.
+        wanted: the columns.
+        separator: stands between several values in a string.
+        chunk_rows: rows read at once.
 
     Yields:
-      Tables of some thousand rows.
+        Tables of some thousand rows.
 
     Raises:
-      TypeError: a column has another type than declared.
-      ValueError: a cell cannot be read, or the file is damaged.
+        TypeError: a column has another type than declared.
+        ValueError: a cell cannot be read, or the file is damaged.
     """
     sources = sorted({item.source for item in wanted})
     with _one_line_errors(file):

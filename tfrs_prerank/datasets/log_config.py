@@ -20,23 +20,23 @@ class LogColumns:
     """What the columns of a log are called; left out, they have the names here.
 
     Attributes:
-      request_id: the request, strings or integers.
-      doc_id: the document, of the type that the schema declares.
-      time: when the request was made: seconds, or a timestamp (UTC where it says no
-        zone).
-      group_id: the user; without such a column each request is its own group.
-      stage: how far the document came, names or codes (0 exposed, 1 ranked,
-        2 preranked_out, 3 catalog, 4 in_batch); without such a column all documents
-        count as exposed.
-      position: where it was shown, from 0; empty for not shown.
-      log_q: log probability with which a sampled document was drawn.
-      labels: column by task, and by `out_of_scene`; a task that is not named here has
-        a column of its own name. An empty cell is an absent label.
-      weights: column by task.
-      teachers: column of teacher logits by task.
-      features: column by feature, for those not called like the feature.
-      document_id: the id in the documents file.
-      document_features: column of the documents file by feature.
+        request_id: the request, strings or integers.
+        doc_id: the document, of the type that the schema declares.
+        time: when the request was made: seconds, or a timestamp (UTC where it says no
+            zone).
+        group_id: the user; without such a column each request is its own group.
+        stage: how far the document came, names or codes (0 exposed, 1 ranked,
+            2 preranked_out, 3 catalog, 4 in_batch); without such a column all documents
+            count as exposed.
+        position: where it was shown, from 0; empty for not shown.
+        log_q: log probability with which a sampled document was drawn.
+        labels: column by task, and by `out_of_scene`; a task that is not named here has
+            a column of its own name. An empty cell is an absent label.
+        weights: column by task.
+        teachers: column of teacher logits by task.
+        features: column by feature, for those not called like the feature.
+        document_id: the id in the documents file.
+        document_features: column of the documents file by feature.
 
     Example:
     >>> from tfrs_prerank.datasets.log_config import LogColumns
@@ -64,16 +64,16 @@ class LogsConfig:
     """Where logs lie and how they are read.
 
     Attributes:
-      requests: one or more paths or patterns (`logs/*.parquet`), one row for each
-        (request, document). The rows of a request may lie anywhere in them.
-      documents: a path or pattern, one row for each document.
-      columns: what the columns are called.
-      split: shares of training, validation and test requests, in time order.
-      boundaries: the first seconds of validation and test, instead of shares.
-      separator: stands between several values in a string, as in `War|Drama`.
-      min_documents: shorter lists are dropped.
-      shards: files of each split.
-      source: always `"logs"`, in a configuration file.
+        requests: one or more paths or patterns (`logs/*.parquet`), one row for each
+            (request, document). The rows of a request may lie anywhere in them.
+        documents: a path or pattern, one row for each document.
+        columns: what the columns are called.
+        split: shares of training, validation and test requests, in time order.
+        boundaries: the first seconds of validation and test, instead of shares.
+        separator: stands between several values in a string, as in `War|Drama`.
+        min_documents: shorter lists are dropped.
+        shards: files of each split.
+        source: always `"logs"`, in a configuration file.
 
     Example:
     >>> from tfrs_prerank.datasets.log_config import LogsConfig

@@ -32,7 +32,6 @@ from tfrs_prerank.features.schema import Column, Schema
 from tfrs_prerank.progress import track
 
 _ROWS_OF_A_PART = 500_000
-_MOST_PARTS = 256
 _END = np.iinfo(np.int64).max
 
 
@@ -43,14 +42,14 @@ class ConvertReport:
     `rows_read = rows_written + sum(rows_dropped.values())`.
 
     Attributes:
-      rows_read: rows of the log.
-      rows_written: documents in the lists that were written.
-      rows_dropped: dropped rows by reason.
-      requests_written: requests by split.
-      requests_dropped: dropped requests by reason.
-      documents: documents in the table.
-      validation_starts: first second of the validation part, None for no such part.
-      test_starts: first second of the test part, None for no such part.
+        rows_read: rows of the log.
+        rows_written: documents in the lists that were written.
+        rows_dropped: dropped rows by reason.
+        requests_written: requests by split.
+        requests_dropped: dropped requests by reason.
+        documents: documents in the table.
+        validation_starts: first second of the validation part, None for no such part.
+        test_starts: first second of the test part, None for no such part.
     """
 
     rows_read: int
@@ -88,9 +87,12 @@ def convert(
 ) -> ConvertReport:
     r"""Makes a prepared directory out of a log and a documents file.
 
-    The log is read in chunks and dealt out to temporary files by the request's id, so
-    memory is bounded by some 500,000 rows and the documents table, not by the log.
-    Requests and lists come out the same in whatever order the rows are.
+    The log is read in chunks and dealt out to temporary files by the request's id, of
+    at most 1,000,000 rows unless a single request has more. Memory holds one of these
+    files, the documents table, the values that vocabularies are made of and one number
+    for each request, however long the log is. The temporary files take the room of the
+    log's columns, uncompressed, beside the output. Requests and lists come out the same
+    in whatever order the rows are.
 
     An empty cell means: an absent label, weight or teacher; a missing id (`""` or -1)
     or list; the sentinel of `Numeric(missing=...)`; the zero vector of a `Dense`. A
@@ -100,22 +102,22 @@ def convert(
     or a query feature is dropped. A request without a positive label stays.
 
     Args:
-      config: where the logs lie and what their columns are called.
-      schema: the features and tasks; static document columns come from the documents
-        file, all others from the log. Other columns of the files are ignored.
-      output: the folder to make; see `prepared`.
-      chunk_rows: rows read at once.
+        config: where the logs lie and what their columns are called.
+        schema: the features and tasks; static document columns come from the documents
+            file, all others from the log. Other columns of the files are ignored.
+        output: the folder to make; see `prepared`.
+        chunk_rows: rows read at once; of a CSV, as many times 200 bytes.
 
     Returns:
-      The counts, which are also in the folder's `report.json`.
+        The counts, which are also in the folder's `report.json`.
 
     Raises:
-      FileExistsError: the folder exists.
-      FileNotFoundError: there are no such files.
-      ConfigurationError: a column is mapped that the schema does not have.
-      TypeError: a column has another type than declared.
-      ValueError: a column is missing, a cell cannot be read, a document is there twice
-        or lacks a value, or no training request is left.
+        FileExistsError: the folder exists.
+        FileNotFoundError: there are no such files.
+        ConfigurationError: a column is mapped that the schema does not have.
+        TypeError: a column has another type than declared.
+        ValueError: a column is missing, a cell cannot be read, a document is there
+            twice or lacks a value, or no training request is left.
 
     Example:
     >>> import pathlib, tempfile
@@ -158,13 +160,13 @@ def convert(
     ) as folder:
         counts = lists.Counts()
         expected = sum(rows.count_rows(file) for file in files)
-        parts = min(max(1, -(-expected // _ROWS_OF_A_PART)), _MOST_PARTS)
         chunks = _chunks(files, wanted, config.separator, chunk_rows, documents)
         paths = lists.deal_out(
             track(chunks, "reading the log", -(-expected // chunk_rows)),
             Path(folder),
-            parts,
             counts,
+            expected=expected,
+            rows=_ROWS_OF_A_PART,
         )
         times = [
             lists.group(path, columns, config.min_documents, counts)

@@ -38,24 +38,24 @@ def prepare(
     when it is complete.
 
     Args:
-      schema: the features and tasks.
-      train: requests, as `write` takes them; iterated twice, so no generator.
-      validation: requests.
-      test: requests.
-      documents: the documents table.
-      directory: the folder to make.
-      report: goes into `report.json`, beside the numbers of requests and documents.
-      shards: files of each split.
+        schema: the features and tasks.
+        train: requests, as `write` takes them; iterated twice, so no generator.
+        validation: requests.
+        test: requests.
+        documents: the documents table.
+        directory: the folder to make.
+        report: goes into `report.json`, beside the numbers of requests and documents.
+        shards: files of each split.
 
     Returns:
-      The schema of the folder, with the paths of vocabularies and statistics.
+        The schema of the folder, with the paths of vocabularies and statistics.
 
     Raises:
-      FileExistsError: the folder exists.
-      TypeError: `train` can be iterated only once, or a value has another type than
-        declared.
-      ValueError: a request or the documents table cannot be used, or there is no
-        training request; the message is one line.
+        FileExistsError: the folder exists.
+        TypeError: `train` can be iterated only once, or a value has another type than
+            declared.
+        ValueError: a request or the documents table cannot be used, or there is no
+            training request; the message is one line.
 
     Example:
     >>> import pathlib, tempfile

@@ -28,6 +28,8 @@ from tfrs_prerank.progress import track
 _FILES_AT_ONCE = 16
 _DEFAULTS = {"stage": 0, "position": -1}
 """Values of real documents where the files lack the column."""
+_END_MARK = "tfrs_prerank reader"
+"""Follows what a check says: ids may hold anything, so brackets alone do not end it."""
 
 
 def write(
@@ -47,27 +49,28 @@ def write(
     from the documents table. Files get their names when all are complete.
 
     Args:
-      directory: the folder, made where it is missing.
-      split: such as `"train"`.
-      schema: the features and tasks.
-      requests: dicts of query features by name (a value or a list), `doc_ids`,
-        point-in-time document columns and cross columns (L values, or L lists or an
-        array `[L, T]`), `label/<task>` (NaN = absent), and where there are any
-        `weight/<task>`, `teacher/<task>`, `label/out_of_scene`, `stage`, `position`,
-        `log_q` (L values), `request_id`, `group_id`, `time` (one). All requests of a
-        split have the same columns.
-      documents: where given, every candidate must be in it.
-      shards: number of files; requests go to them in turn.
+        directory: the folder, made where it is missing.
+        split: such as `"train"`.
+        schema: the features and tasks.
+        requests: dicts of query features by name (a value or a list), `doc_ids`,
+            point-in-time document columns and cross columns (L values, or L lists or an
+            array `[L, T]`), `label/<task>` (NaN = absent), and where there are any
+            `weight/<task>`, `teacher/<task>`, `label/out_of_scene`, `stage`,
+            `position`, `log_q` (L values), `request_id`, `group_id`, `time` (one). All
+            requests of a split have the same columns.
+        documents: where given, every candidate must be in it.
+        shards: number of files; requests go to them in turn.
 
     Returns:
-      The number of requests.
+        The number of requests.
 
     Raises:
-      FileExistsError: there are files of this split already.
-      ValueError: a column is missing or unknown, a list is empty or of another length
-        than `doc_ids`, a document is unknown or there twice, or a value cannot be used.
-        The message names request, column, value and fix; nothing stays behind.
-      TypeError: a value has another type than declared.
+        FileExistsError: there are files of this split already.
+        ValueError: a column is missing or unknown, a list is empty or of another length
+            than `doc_ids`, a document is unknown or there twice, or a value cannot be
+            used. The message names request, column, value and fix; nothing stays
+            behind.
+        TypeError: a value has another type than declared.
 
     Example:
     >>> import tempfile
@@ -136,23 +139,24 @@ def read(
     """Opens the files that `write` made, to train or evaluate with.
 
     Args:
-      files_or_directory: files, or the folder of a split.
-      split: the split, for a folder.
-      schema: the features and tasks; columns that it does not declare are not read.
-      documents: the documents table, which holds the static document columns.
-      batch_size: requests of a batch.
-      shuffle: whether each epoch has an order of its own; leave it out for evaluation.
-      seed: of the order.
-      shuffle_block: requests that are held in memory and shuffled at once.
+        files_or_directory: files, or the folder of a split.
+        split: the split, for a folder.
+        schema: the features and tasks; columns that it does not declare are not read.
+        documents: the documents table, which holds the static document columns.
+        batch_size: requests of a batch.
+        shuffle: whether each epoch has an order of its own; give False for evaluation.
+        seed: of the order.
+        shuffle_block: requests that are held in memory and shuffled at once.
 
     Returns:
-      The reader, for `model.fit(reader)`, `model.evaluate(reader)` or a loop.
+        The reader, for `model.fit(reader)`, `model.evaluate(reader)` or a loop.
 
     Raises:
-      FileNotFoundError: there are no such files, or some of a split are missing.
-      ValueError: a file is cut off, holds no request, or lacks a column.
-      KeyError: the documents table lacks a column.
-      TypeError: ids or columns of the documents table have another type than declared.
+        FileNotFoundError: there are no such files, or some of a split are missing.
+        ValueError: a file is cut off, holds no request, or lacks a column.
+        KeyError: the documents table lacks a column.
+        TypeError: ids or columns of the documents table have another type than
+            declared.
 
     Example:
     >>> import tempfile
@@ -200,17 +204,17 @@ class RequestReader:
     number of threads, or on what was read before.
 
     Args:
-      files: TFRecord files.
-      schema: see `read`.
-      documents: see `read`.
-      batch_size: see `read`.
-      shuffle: see `read`.
-      seed: see `read`.
-      shuffle_block: see `read`.
+        files: TFRecord files.
+        schema: see `read`.
+        documents: see `read`.
+        batch_size: see `read`.
+        shuffle: see `read`.
+        seed: see `read`.
+        shuffle_block: see `read`.
 
     Raises:
-      ValueError: a file is cut off, holds no request, or lacks a column. When batches
-        are made: a document is not in the table, or a request has none.
+        ValueError: a file is cut off, holds no request, or lacks a column. When batches
+            are made: a document is not in the table, or a request has none.
     """
 
     def __init__(
@@ -252,21 +256,19 @@ class RequestReader:
         try:
             yield from self(0)
         except tf.errors.InvalidArgumentError as error:
-            found = re.search(r"assertion failed: \[(request .*)\]", error.message)
-            if found is None:
+            message = reader_message(error)
+            if message is None:
                 raise
-            # TensorFlow escapes quotes and all but ASCII.
-            text = found[1].encode().decode("unicode_escape").encode("latin-1")
-            raise ValueError(text.decode("utf-8", errors="replace")) from None
+            raise ValueError(message) from None
 
     def __call__(self, epoch: Any) -> tf.data.Dataset:
         """Returns the batches of one epoch.
 
         Args:
-          epoch: its number, an int or an int64 tensor.
+            epoch: its number, an int or an int64 tensor.
 
         Returns:
-          A dataset of `len(self)` batches.
+            A dataset of `len(self)` batches.
         """
         seed = tf.stack([tf.cast(self.seed, tf.int64), tf.cast(epoch, tf.int64)])
         files = tf.constant([str(file) for file in self.files])
@@ -373,17 +375,44 @@ class RequestReader:
         return batch
 
 
+def reader_message(error: BaseException) -> str | None:
+    r"""Returns what a reader's own check says, out of TensorFlow's words around it.
+
+    Batches are made inside TensorFlow, in `model.fit(reader)` within the training step,
+    so what is wrong with a request arrives in the midst of a graph's error.
+
+    Args:
+        error: such as `tf.errors.InvalidArgumentError` from `model.fit`.
+
+    Returns:
+        One line that names request, value and fix; None for any other error.
+
+    Example:
+    >>> from tfrs_prerank.datasets.requests import reader_message
+    >>> reader_message(ValueError("something else")) is None
+    True
+    """
+    text = str(getattr(error, "message", error))
+    pattern = rf"assertion failed: \[(request .*?)\] \[{_END_MARK}\]"
+    found = re.search(pattern, text, re.DOTALL)
+    if found is None:
+        return None
+    # TensorFlow escapes quotes, backslashes and line ends.
+    said = found[1].encode().decode("unicode_escape").encode("latin-1")
+    return " ".join(said.decode("utf-8").splitlines())
+
+
 def count_records(path: str | Path) -> int:
     """Counts the records of a TFRecord file by their lengths alone.
 
     Args:
-      path: the file, not compressed.
+        path: the file, not compressed.
 
     Returns:
-      The number of records.
+        The number of records.
 
     Raises:
-      ValueError: the file ends within a record.
+        ValueError: the file ends within a record.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -502,9 +531,10 @@ def _check(
         if "request_id" in parsed:
             called = parsed["request_id"][first]
         text = message if isinstance(message, str) else message()
-        return tf.debugging.Assert(
-            False, [tf.strings.join(["request ", called, ": ", text])]
-        )
+        line = tf.strings.join(["request ", called, ": ", text])
+        # TensorFlow cannot raise an error whose message is no UTF-8.
+        line = tf.strings.unicode_transcode(line, "UTF-8", "UTF-8")
+        return tf.debugging.Assert(False, [line, _END_MARK])
 
     tf.cond(tf.reduce_all(fine), tf.no_op, fail)
 

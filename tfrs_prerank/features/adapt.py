@@ -12,7 +12,6 @@ import numpy as np
 
 from tfrs_prerank.features.declarations import (
     Categorical,
-    Match,
     Numeric,
     Sequence,
     Text,
@@ -34,8 +33,9 @@ def adapt(
     Vocabularies are ordered by count, then by value, and cut at `min_count` and
     `max_vocabulary`. A feature that shares a table adds nothing to it. Static document
     columns are counted once a document, all others once a value in the training
-    requests. Means, deviations and quantiles are taken after `log1p` and without values
-    that mean missing.
+    requests. Values that mean missing are left out of means, deviations and quantiles.
+    Means and deviations are taken after `log1p`; quantiles are numbers of the column's
+    own type.
 
     >>> import tempfile
     >>> import numpy as np
@@ -84,7 +84,7 @@ def adapt(
     static = {f.name for f in (*counted, *measured) if column_of(f).static}
     for feature in counted:
         if feature.name in static:
-            counts[feature.name].update(_flat(documents.columns, feature))
+            counts[feature.name].update(_values_of(documents.columns, feature))
     for feature in measured:
         if feature.name in static:
             numbers[feature.name].append(_floats(documents.columns, feature.name))
@@ -93,7 +93,7 @@ def adapt(
     if counted_in_requests or measured_in_requests:
         for request in requests:
             for feature in counted_in_requests:
-                counts[feature.name].update(_flat(request, feature))
+                counts[feature.name].update(_values_of(request, feature))
             for feature in measured_in_requests:
                 numbers[feature.name].append(_floats(request, feature.name))
 
@@ -119,19 +119,13 @@ def adapt(
 
 
 def _lacks_vocabulary(feature: Any) -> bool:
-    if isinstance(feature, Numeric | Match) or not isinstance(
-        feature, Categorical | Text | Sequence
-    ):
+    if not isinstance(feature, Categorical | Text | Sequence):
         return False
-    if getattr(feature, "shares", None) is not None:
-        return False
-    if isinstance(feature, Text) and feature.tokenizer == "wordpiece":
-        # Word pieces are a model of their own and come from a file.
-        return False
-    return feature.vocabulary is None and feature.buckets is None
+    shares = getattr(feature, "shares", None)
+    return feature.vocabulary is None and feature.buckets is None and shares is None
 
 
-def _flat(columns: Mapping[str, Any], feature: Any) -> list[Any]:
+def _values_of(columns: Mapping[str, Any], feature: Any) -> list[Any]:
     """Returns all values of a column, lists within it joined, pads left out."""
     values = _column(columns, feature.name)
     if isinstance(values, str | bytes) or not np.iterable(values):
@@ -230,19 +224,23 @@ def _statistics(feature: Numeric, parts: list[np.ndarray]) -> dict[str, Any]:
             f"{feature.name}: {bad} in the training data; replace missing numbers by a "
             "sentinel and declare it as Numeric(missing=...)"
         )
+    # The model compares in the column's own type, where 0.1 is another number.
+    own = np.dtype(feature.dtype)
     if feature.missing is not None:
-        # The model compares in the column's own type, where 0.1 is another number.
-        own = np.dtype(feature.dtype)
         values = values[values.astype(own) != own.type(feature.missing)]
     if len(values) == 0:
         raise ValueError(f"{feature.name}: no value was seen in the training data")
+    if feature.buckets is not None:
+        shares = np.arange(1, feature.buckets) / feature.buckets
+        quantiles = np.quantile(values.astype(own).astype(np.float64), shares)
+        if own == np.float32:
+            quantiles = quantiles.astype(own)
+        boundaries = np.unique(quantiles).tolist()
+        return {"boundaries": boundaries, "buckets": feature.buckets}
     if feature.log1p:
         values = np.sign(values) * np.log1p(np.abs(values))
     # A constant column carries nothing; dividing by 1 keeps it finite. The deviation
     # of equal numbers need not be 0: it is 1e-17 for three times 0.1.
     deviation = float(values.std()) if values.min() < values.max() else 1.0
-    statistics: dict[str, Any] = {"mean": float(values.mean()), "std": deviation}
-    if feature.buckets is not None:
-        shares = np.arange(1, feature.buckets) / feature.buckets
-        statistics["boundaries"] = np.unique(np.quantile(values, shares)).tolist()
-    return statistics
+    mean = float(values.mean())
+    return {"mean": mean, "std": deviation, "log1p": feature.log1p}

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tfrs_prerank.declaration import declaration
+from tfrs_prerank.declaration import check_effect, declaration
 
 Owner = Literal["query", "doc", "cross"]
 IdType = Literal["string", "int64"]
@@ -49,7 +49,7 @@ RESERVED_NAMES = frozenset(
 """Names of a batch's own columns and of an export's inputs and outputs."""
 
 BATCH_COLUMNS = ("position", "time")
-"""Batch columns that `training_only` features and `Match` may read by name."""
+"""Batch columns that `training_only` features may name; a `Match` may name `time`."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -86,6 +86,16 @@ def _check_ids(vocabulary: str | None, buckets: int | None) -> None:
             "give a vocabulary file or a number of hash buckets, not both. "
             f"Received: vocabulary={vocabulary!r}, buckets={buckets}"
         )
+
+
+def _check_idle(feature: Categorical | Text | Sequence) -> None:
+    """Refuses what belongs to a vocabulary or a table that a feature does not have."""
+    # A collected vocabulary keeps the limits that it was collected with.
+    if feature.buckets is not None:
+        check_effect(feature, "buckets", "min_count", "max_vocabulary")
+    if not isinstance(feature, Categorical) and feature.shares is not None:
+        names = ("dimension", "l2", "min_count", "max_vocabulary")
+        check_effect(feature, "shares", *names)
 
 
 @declaration
@@ -148,26 +158,32 @@ class Categorical:
         _check_share(id_dropout=self.id_dropout)
         if self.l2 < 0:
             raise ValueError(f"l2 must not be negative. Received: l2={self.l2}")
+        _check_idle(self)
 
 
 @declaration
 class Numeric:
     """A number, such as a price, an age or a counter.
 
-    The value passes, in this order and where asked for: `log1p` (sign(x) log(1 + |x|),
-    so that negative numbers stay finite), standardisation with the mean and standard
-    deviation of training data, or buckets at the quantiles of training data or at given
-    boundaries. Without buckets the field is `x * w + b` with vectors w and b, computed
-    in float32 under every policy; with buckets it is the bucket's embedding. A field
+    It becomes a bucket's embedding, with buckets at the quantiles of training data or
+    at given boundaries, or the field `x * w + b` with vectors w and b. There x has
+    passed, in this order and where asked for, `log1p` (sign(x) log(1 + |x|), so that
+    negative numbers stay finite) and standardisation with the mean and standard
+    deviation of training data; it is computed in float32 under every policy. A field
     beyond 65,504 is infinite under `mixed_float16`, so bring large numbers into range.
+
+    NaN and infinity are refused in training. An export must answer the other requests
+    of a batch, so there they count as missing: they get the `missing` vector or, where
+    no sentinel is declared, the field of the mean (0 without `standardize`) or of the
+    middle bucket; a `Match` of them is 0.
 
     Attributes:
         name: the column.
         owner: the tower that reads it.
-        log1p: compress the range before anything else.
+        log1p: compress the range; it would not change buckets, so not with them.
         standardize: subtract the mean and divide by the standard deviation.
         buckets: number of quantile buckets, with boundaries from training data.
-        boundaries: bucket boundaries, ascending, after `log1p` where that is set.
+        boundaries: bucket boundaries, ascending; a bucket begins at its boundary.
         statistics: JSON file with the mean, deviation and boundaries that `adapt`
             found.
         missing: the value that means "not known"; it gets a learned vector of its own.
@@ -205,11 +221,12 @@ class Numeric:
                 "give buckets (boundaries from data) or boundaries, not both. "
                 f"Received: buckets={self.buckets}, boundaries={self.boundaries}"
             )
-        if self.standardize and self.bucketed:
-            raise ValueError(
-                "standardize does nothing where there are buckets; leave one "
-                "of the two out"
-            )
+        for name in ("log1p", "standardize"):
+            if getattr(self, name) and self.bucketed:
+                raise ValueError(
+                    f"{name} does nothing where there are buckets; leave one of the "
+                    "two out"
+                )
         if (
             self.dtype == "int64"
             and self.missing is not None
@@ -244,7 +261,9 @@ class Numeric:
 class Dense:
     """A given vector, such as an image embedding.
 
-    An all-zero vector means missing and gets a learned vector of its own.
+    An all-zero vector means missing and gets a learned vector of its own. NaN and
+    infinity are refused in training; a vector with one of them counts as missing in an
+    export, and a `Match` of it is 0.
 
     Attributes:
         name: the column, float32 `[rows, size]`.
@@ -281,13 +300,13 @@ class Text:
         owner: the tower that reads it.
         tokenizer: `"words"` lower-cases by Unicode case folding and splits at spaces,
             punctuation and symbols; `"wordpiece"` splits words further into the pieces
-            of `vocabulary`.
+            of `vocabulary`. Either way a Chinese or Japanese character is a word.
         vocabulary: a file with one token a line; `adapt` collects it for `"words"`.
         buckets: number of hash buckets for the tokens, instead of a vocabulary.
-        shares: name of another `Text` whose table (and tokeniser) it uses.
+        shares: name of another `Text` of the same tokeniser, whose table it uses.
         max_tokens: tokens kept of each string.
         max_values: strings per row, such as past queries; above 1 the column is padded.
-        dimension: size of the token embedding.
+        dimension: size of the token embedding, where no table is shared.
         l2: see `Categorical`.
         min_count: see `Categorical`.
         max_vocabulary: see `Categorical`.
@@ -331,8 +350,9 @@ class Text:
                 f"shares={self.shares!r} brings its own vocabulary; "
                 "leave out vocabulary and buckets"
             )
-        if self.tokenizer == "wordpiece" and self.buckets is not None:
-            raise ValueError('tokenizer="wordpiece" needs a vocabulary, not buckets')
+        if self.tokenizer == "wordpiece" and not (self.vocabulary or self.shares):
+            raise ValueError('tokenizer="wordpiece" needs vocabulary=FILE')
+        _check_idle(self)
 
 
 @declaration
@@ -351,7 +371,8 @@ class Sequence:
         encoder: `"mean"`, or `"zero_attention"`: attention of the request's other
             fields over the behaviours, with a zero vector to attend to when none of
             them matters.
-        heads: attention heads.
+        heads: attention heads of `"zero_attention"`; the size of the embedding is a
+            multiple of them.
         dimension: size of the embedding, where no table is shared.
         l2: see `Categorical`.
         min_count: see `Categorical`.
@@ -396,6 +417,9 @@ class Sequence:
                 f"shares={self.shares!r} brings its own table; "
                 "leave out vocabulary and buckets"
             )
+        _check_idle(self)
+        if self.encoder == "mean":
+            check_effect(self, "encoder", "heads")
 
 
 @declaration

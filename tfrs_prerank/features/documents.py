@@ -24,8 +24,8 @@ class DocumentTable:
 
     Raises:
         TypeError: an id is neither a string nor an integer.
-        ValueError: an id is given twice, is a pad (`""` or -1) or holds a tab or a
-            newline, or a column has another number of rows.
+        ValueError: an id is given twice, is a pad (`""` or -1), is not UTF-8 or holds
+            a tab or a newline, or a column has another number of rows.
 
     >>> import numpy as np
     >>> from tfrs_prerank.features import DocumentTable
@@ -85,12 +85,12 @@ def check_document_ids(ids: np.ndarray) -> None:
 
     Raises:
         TypeError: an id is neither a string nor an integer.
-        ValueError: there is none, an id is given twice or is a pad, or holds a tab or
-            a newline.
+        ValueError: there is none, an id is given twice or is a pad, is not UTF-8, or
+            holds a tab or a newline.
     """
     if len(ids) == 0:
         raise ValueError("the documents table is empty; it needs at least one document")
-    values = [_plain(value) for value in np.asarray(ids)]
+    values = [_plain_id(value) for value in np.asarray(ids)]
     for value in values:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise TypeError(
@@ -112,6 +112,20 @@ def check_document_ids(ids: np.ndarray) -> None:
             f"document id {twice!r} is in the table {count} times; "
             "keep one row for each document"
         )
+
+
+def _plain_id(value: Any) -> Any:
+    try:
+        if isinstance(value, bytes):
+            return value.decode("utf-8")
+        if isinstance(value, str):
+            value.encode("utf-8")  # half of a surrogate pair is none
+    except UnicodeError:
+        raise ValueError(
+            f"document id {_bare(value)!r} is not UTF-8; ids are lines of a "
+            "file in the export"
+        ) from None
+    return _bare(value)
 
 
 def as_array(values: Any, column: Column) -> np.ndarray:
@@ -220,4 +234,9 @@ def _wrong_type(value: Any, column: Column, wanted: str) -> TypeError:
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
+    return _bare(value)
+
+
+def _bare(value: Any) -> Any:
+    """Returns a NumPy scalar as Python's own type, which errors show."""
     return value.item() if isinstance(value, np.generic) else value

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfrs_prerank.distribution import global_sum
@@ -46,7 +47,7 @@ class EmbeddingTable(tf.keras.layers.Layer):
         self.lookup: Any = None
         if isinstance(feature, Numeric):
             self.boundaries = _boundaries(feature)
-            rows = len(self.boundaries) + 1
+            rows = self.boundaries.size + 1
         else:
             dtype = "string" if isinstance(feature, Text) else feature.dtype
             self.lookup = make_lookup(feature, dtype)
@@ -71,8 +72,14 @@ class EmbeddingTable(tf.keras.layers.Layer):
     def rows_of(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the int64 rows of values, some of them dropped in training."""
         if isinstance(self.feature, Numeric):
-            buckets = tf.raw_ops.Bucketize(input=values, boundaries=self.boundaries)
-            return tf.cast(buckets, tf.int64)
+            # Bucketize would round boundaries to float32, where seconds are lost, and
+            # tf.searchsorted cannot take an empty batch, the op under it can.
+            buckets = tf.raw_ops.UpperBound(
+                sorted_inputs=tf.constant(self.boundaries[np.newaxis]),
+                values=tf.cast(values, tf.float64)[tf.newaxis],
+                out_type=tf.int64,
+            )
+            return buckets[0]
         rows = self.lookup(values)
         if self.id_dropout is not None:
             kept = self.id_dropout(tf.ones_like(rows, tf.float32), training=training)
@@ -176,6 +183,9 @@ class NumericEncoder(tf.keras.layers.Layer):
         if self.numeric is not None and self.numeric.standardize:
             statistics = read_statistics(self.numeric)
             self.mean, self.std = statistics["mean"], statistics["std"]
+        elif table is not None:
+            # Of the middle bucket, which begins at its boundary.
+            self.mean = float(table.boundaries[(table.boundaries.size - 1) // 2])
         self.kernel: Any = None
         self.bias: Any = None
         if table is None:
@@ -201,11 +211,20 @@ class NumericEncoder(tf.keras.layers.Layer):
 
     def call(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns `[rows, dimension]` for numbers `[rows]`."""
+        if training and self.numeric is not None and values.dtype.is_floating:
+            values = tf.debugging.check_numerics(
+                values,
+                f"{self.name}: NaN or infinity; replace missing numbers by a sentinel "
+                "and declare Numeric(missing=...)",
+            )
         # float32 holds seconds since 1970 to two minutes only.
         wide = tf.float64 if values.dtype == tf.int64 else tf.float32
         numbers = tf.cast(values, wide)
         if self.numeric is not None and self.numeric.log1p:
             numbers = tf.sign(numbers) * tf.math.log1p(tf.abs(numbers))
+        if self.numeric is not None and values.dtype.is_floating:
+            # An error would fail the requests that a server batches with this one.
+            numbers = tf.where(tf.math.is_finite(numbers), numbers, self.mean)
         if self.table is not None:
             field = self.table(self.table.rows_of(numbers), training=training)
         else:
@@ -235,6 +254,11 @@ class DenseEncoder(tf.keras.layers.Layer):
 
     def call(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns `[rows, dimension]` for vectors `[rows, size]`."""
+        if training:
+            values = tf.debugging.check_numerics(
+                values,
+                f"{self.name}: NaN or infinity; a vector of zeros means missing",
+            )
         field = self.normalization(self.projection(values))
         unknown = is_missing(self.feature, values)[:, tf.newaxis]
         return tf.where(unknown, tf.cast(self.missing, field.dtype), field)
@@ -424,8 +448,11 @@ def _dimension(feature: Any, tables: Mapping[str, EmbeddingTable]) -> int:
     return size
 
 
-def _boundaries(feature: Numeric) -> list[float]:
-    if feature.boundaries is not None:
-        return list(feature.boundaries)
-    found: list[float] = read_statistics(feature)["boundaries"]
-    return found
+def _boundaries(feature: Numeric) -> np.ndarray:
+    """Returns float64 boundaries that float32 values can be equal to."""
+    boundaries: Any = feature.boundaries
+    if boundaries is None:
+        boundaries = read_statistics(feature)["boundaries"]
+    if feature.dtype == "float32":
+        boundaries = np.asarray(boundaries, np.float32)
+    return np.asarray(boundaries, np.float64)

@@ -37,7 +37,7 @@ class VocabularyLookup(tf.Module):
     def __init__(self, path: str, feature: str, dtype: str = "string") -> None:
         super().__init__(name=f"{feature}_vocabulary")
         file = existing_file(path, feature, "vocabulary")
-        self.rows = 1 + count_values(file, feature, dtype)
+        self.rows = 1 + len(read_values(file, feature, dtype))
         self.dtype = tf.dtypes.as_dtype(dtype)
         whole_line = tf.lookup.TextFileIndex.WHOLE_LINE
         content = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -132,6 +132,8 @@ def is_pad(values: tf.Tensor) -> tf.Tensor:
 def is_missing(feature: Numeric | Dense, values: tf.Tensor) -> tf.Tensor:
     """Returns true where a number is its feature's sentinel or a vector is all zeros.
 
+    So is what is NaN or infinite: training refuses it, an export must answer.
+
     Args:
         feature: the declaration.
         values: numbers of any shape, or vectors `[..., size]`.
@@ -140,16 +142,22 @@ def is_missing(feature: Numeric | Dense, values: tf.Tensor) -> tf.Tensor:
         bool, the shape of the numbers or `[...]`.
     """
     if isinstance(feature, Dense):
-        return tf.reduce_all(tf.equal(values, 0.0), axis=-1)
+        broken = tf.reduce_any(tf.logical_not(tf.math.is_finite(values)), axis=-1)
+        return broken | tf.reduce_all(tf.equal(values, 0.0), axis=-1)
+    missing = (
+        tf.logical_not(tf.math.is_finite(values))
+        if values.dtype.is_floating
+        else tf.zeros_like(values, tf.bool)
+    )
     if feature.missing is None:
-        return tf.zeros_like(values, tf.bool)
+        return missing
     # Through NumPy: TensorFlow would round a Python float to float32 on the way.
     sentinel = np.asarray(feature.missing).astype(values.dtype.as_numpy_dtype)
-    return tf.equal(values, tf.constant(sentinel))
+    return missing | tf.equal(values, tf.constant(sentinel))
 
 
-def count_values(path: Path, feature: str, dtype: str = "string") -> int:
-    """Counts the values of a vocabulary file and checks every one.
+def read_values(path: Path, feature: str, dtype: str = "string") -> list[Any]:
+    """Reads the values of a vocabulary file as TensorFlow does, and checks every one.
 
     Args:
         path: the file.
@@ -157,7 +165,7 @@ def count_values(path: Path, feature: str, dtype: str = "string") -> int:
         dtype: `"string"` or `"int64"`.
 
     Returns:
-        The number of lines.
+        Strings or integers, one for each line.
 
     Raises:
         ValueError: the file is empty or not UTF-8, or a line of it is a pad, no
@@ -165,16 +173,17 @@ def count_values(path: Path, feature: str, dtype: str = "string") -> int:
     """
     where = f"{feature}.vocabulary: {path}"
     try:
-        # TensorFlow ends lines at a newline only and drops carriage returns.
-        text = path.read_bytes().decode("utf-8").replace("\r", "")
+        text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not UTF-8 text: {error}") from None
-    lines = text.split("\n")
-    if lines[-1] == "":
+    # TensorFlow ends lines at a newline, and at one carriage return before it.
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    if text.endswith("\n") or not text:
         lines.pop()
     if not lines:
         raise ValueError(f"{where} is empty")
-    seen: set[str | int] = set()
+    # A dict keeps the order of the lines.
+    seen: dict[str | int, None] = {}
     for number, line in enumerate(lines, 1):
         value: str | int = line
         if dtype == "int64":
@@ -190,5 +199,5 @@ def count_values(path: Path, feature: str, dtype: str = "string") -> int:
             )
         if value in seen:
             raise ValueError(f"{where} holds {line!r} twice; keep one line of it")
-        seen.add(value)
-    return len(lines)
+        seen[value] = None
+    return list(seen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import tensorflow as tf
+import tensorflow_text as tf_text
 
 from tfrs_prerank.features.declarations import Dense, Match, Numeric, Text
 from tfrs_prerank.features.lookups import is_missing, is_pad
@@ -140,8 +141,6 @@ def _keys(schema: Schema, name: str, folded: bool, values: tf.Tensor) -> tf.Tens
     if values.dtype == tf.string:
         missing = is_pad(values)
         if folded:
-            import tensorflow_text as tf_text
-
             values = tf_text.case_fold_utf8(values)
         hashes = tf.strings.to_hash_bucket_fast(values, _HASHES)
         values = tf.where(missing, tf.constant(_NO_KEY, tf.int64), hashes)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -299,12 +299,19 @@ class Schema:
             )
 
     def _check_attention(self, sequence: Sequence) -> None:
-        """Checks that something can attend to a sequence."""
+        """Checks that something can attend to a sequence, with so many heads."""
         others = [f for f in self.owned_by("query") if not isinstance(f, Sequence)]
         if sequence.encoder == "zero_attention" and not others:
             raise ValueError(
                 f"{sequence.name}.encoder='zero_attention' needs another query "
                 "feature, which attends to the sequence; add one or use encoder='mean'"
+            )
+        table = sequence if sequence.shares is None else self[sequence.shares]
+        if table.dimension % sequence.heads:
+            whose = "" if table is sequence else f" (those of {table.name!r})"
+            raise ValueError(
+                f"{sequence.name}.heads must divide the size of its embeddings, "
+                f"{table.dimension}{whose}. Received: heads={sequence.heads}"
             )
 
     def _check_shares(self, feature: Any) -> None:
@@ -323,10 +330,12 @@ class Schema:
                 f"{feature.name}.shares={feature.shares!r} itself shares a table; "
                 f"name {source.shares!r} instead"
             )
-        if isinstance(feature, Sequence) and feature.dtype != source.dtype:
+        key = "dtype" if isinstance(feature, Sequence) else "tokenizer"
+        own, needed = getattr(feature, key), getattr(source, key)
+        if own != needed:
             raise ValueError(
-                f"{feature.name}.dtype must be that of {source.name!r}, "
-                f"{source.dtype!r}. Received: {feature.dtype!r}"
+                f"{feature.name}.{key} must be that of {source.name!r}, {needed!r}. "
+                f"Received: {own!r}"
             )
 
     def _check_match(self, match: Match) -> None:
@@ -451,14 +460,14 @@ def read_statistics(feature: Numeric) -> dict[str, Any]:
         feature: the declaration.
 
     Returns:
-        `mean`, `std` and, where there are buckets, `boundaries`.
+        `mean`, `std`, where there are buckets `boundaries`, and as `log1p` or `buckets`
+        what they were made for. A file by another hand may leave out the last two.
 
     Raises:
         FileNotFoundError: the file is gone, or no data has been seen yet.
         KeyError: the file does not hold this feature.
+        ValueError: the file lacks a number, or was made for another declaration.
     """
-    import json
-
     if feature.statistics is None:
         raise FileNotFoundError(
             f"{feature.name} needs statistics of training data; run `adapt` "
@@ -469,16 +478,36 @@ def read_statistics(feature: Numeric) -> dict[str, Any]:
     if feature.name not in statistics:
         raise KeyError(f"{path} holds no statistics of {feature.name!r}; run `adapt`")
     found: dict[str, Any] = statistics[feature.name]
+    problems: list[str] = []
+    if feature.needs_statistics:
+        is_bucketed = feature.buckets is not None
+        wanted = ("boundaries",) if is_bucketed else ("mean", "std")
+        problems += [f"hold no {key!r}" for key in wanted if key not in found]
+        key = "buckets" if is_bucketed else "log1p"
+        own = getattr(feature, key)
+        if found.get(key, own) != own:
+            problems.append(f"were made for {key}={found[key]}")
+    if problems:
+        raise ValueError(
+            f"{feature.name}: statistics at {path} {problems[0]}; run `adapt` again"
+        )
     return found
 
 
 def write_statistics(path: Path, statistics: dict[str, Any]) -> None:
     """Writes statistics of numeric features as JSON, numbers that round-trip."""
-    import json
-
     path.write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
 
 
-def names_of(features: Iterable[Any]) -> list[str]:
-    """Returns the names of features, in order."""
-    return [feature.name for feature in features]
+BATCH_OWN_COLUMNS = {
+    column.name: column
+    for column in (
+        Column("stage", "int32", None, "doc"),
+        Column("position", "int32", None, "doc"),
+        Column("log_q", "float32", None, "doc"),
+        Column("request_id", "string", None, "query"),
+        Column("group_id", "string", None, "query"),
+        Column("time", "int64", None, "query"),
+    )
+}
+"""What a batch may have beside the features, `doc_ids`, `mask` and labels, by name."""

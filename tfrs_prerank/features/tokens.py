@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import tensorflow as tf
 import tensorflow_text as tf_text
 
@@ -38,6 +41,9 @@ def words(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
 def pieces(texts: tf.Tensor, max_tokens: int, lookup: VocabularyLookup) -> tf.Tensor:
     """Splits texts into word pieces of a vocabulary.
 
+    Cleaned as by `words`, but punctuation and symbols are words of their own, and so
+    are bytes that are not UTF-8.
+
     Args:
         texts: strings `[R]`, UTF-8.
         max_tokens: pieces kept of each text.
@@ -47,27 +53,47 @@ def pieces(texts: tf.Tensor, max_tokens: int, lookup: VocabularyLookup) -> tf.Te
     Returns:
         Rows of the table, int64 `[R, max_tokens]`, padded with -1.
     """
-    tokenizer = tf_text.WordpieceTokenizer(
-        lookup.table, unknown_token="[UNK]", token_out_type=tf.int64
-    )
-    tokens = tf_text.UnicodeScriptTokenizer().tokenize(tf_text.case_fold_utf8(texts))
-    ids = tokenizer.tokenize(tokens).merge_dims(-2, -1)
-    return _cut(ids + 1, max_tokens, -1)
+    if lookup not in _PIECES:
+        _PIECES[lookup] = _pieces_of(lookup.table)
+    return _PIECES[lookup](texts, max_tokens)
 
 
-# A function of its own in the graph, traced once and called from wherever texts are
-# split: the checks of ragged tensors inside of it take half a megabyte a copy.
+# `_words` and `_pieces_of` make functions of their own in the graph, traced once and
+# called from wherever texts are split: the checks of ragged tensors inside of them take
+# half a megabyte a copy.
 @tf.function(autograph=False, reduce_retracing=True)
 def _words(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
+    texts = _cleaned(texts, r"[\p{P}\p{S}\p{Z}\p{Cc}]+")
+    tokens = tf_text.WhitespaceTokenizer().tokenize(texts)
+    return _cut(tokens, max_tokens, "")
+
+
+_PIECES: weakref.WeakKeyDictionary[VocabularyLookup, Any] = weakref.WeakKeyDictionary()
+
+
+def _pieces_of(table: tf.lookup.StaticHashTable) -> Any:
+    @tf.function(autograph=False, reduce_retracing=True)
+    def split(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
+        tokenizer = tf_text.WordpieceTokenizer(
+            table, unknown_token="[UNK]", token_out_type=tf.int64
+        )
+        texts = _cleaned(texts, r"[\p{Z}\p{Cc}]+")
+        tokens = tf_text.UnicodeScriptTokenizer().tokenize(texts)
+        ids = tokenizer.tokenize(tokens).merge_dims(-2, -1)
+        return _cut(ids + 1, max_tokens, -1)
+
+    return split
+
+
+def _cleaned(texts: tf.Tensor, spaces: str) -> tf.Tensor:
+    """Folds case and sets words of one character apart; `spaces` become spaces."""
     texts = tf.ensure_shape(texts, [None])
     # Every token must be UTF-8: vocabularies are.
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")
     texts = tf_text.case_fold_utf8(texts)
-    # The tokeniser cuts a line separator (U+2028) in the middle, so all spaces go here.
-    texts = tf.strings.regex_replace(texts, r"[\p{P}\p{S}\p{Z}\p{Cc}]+", " ")
-    texts = tf.strings.regex_replace(texts, _ONE_CHARACTER_WORDS, r" \0 ")
-    tokens = tf_text.WhitespaceTokenizer().tokenize(texts)
-    return _cut(tokens, max_tokens, "")
+    # The tokenisers cut a line separator (U+2028) in the middle, so all spaces go here.
+    texts = tf.strings.regex_replace(texts, spaces, " ")
+    return tf.strings.regex_replace(texts, _ONE_CHARACTER_WORDS, r" \0 ")
 
 
 def _cut(tokens: tf.RaggedTensor, max_tokens: int, pad: str | int) -> tf.Tensor:

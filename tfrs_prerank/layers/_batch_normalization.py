@@ -92,14 +92,13 @@ class RowBatchNormalization(tf.keras.layers.Layer):
         """Returns mean and variance of all rows and moves the averages."""
         count = tf.cast(tf.shape(values)[:1], tf.float32)
         total = tf.reduce_sum(values, axis=0)
-        squares = tf.reduce_sum(tf.square(values), axis=0)
-        # One message between the replicas.
-        sums = global_sum(tf.concat([count, total, squares], axis=0))
-        size = values.shape[-1]
-        count, total, squares = tf.split(sums, [1, size, size])
+        sums = global_sum(tf.concat([count, total], axis=0))
+        count, total = tf.split(sums, [1, values.shape[-1]])
         mean = tf.math.divide_no_nan(total, count)
-        # Rounding must not make the variance of a constant negative.
-        variance = tf.nn.relu(tf.math.divide_no_nan(squares, count) - tf.square(mean))
+        # A second message between the replicas: E[x^2] - E[x]^2, which needs one only,
+        # loses the variance of rows that are far from 0.
+        squares = global_sum(tf.reduce_sum(tf.square(values - mean), axis=0))
+        variance = tf.math.divide_no_nan(squares, count)
         kept = tf.where(count > 0, self.momentum, 1.0)
         for average, value in (
             (self.moving_mean, mean),

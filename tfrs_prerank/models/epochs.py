@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -31,11 +32,43 @@ def dataset_of_epochs(
 
 
 class EpochCounter(tf.keras.callbacks.Callback):
-    """Counts finished epochs in the model and keeps NaN out of an epoch's logs."""
+    """Counts finished epochs in the model; leaves out of their logs what saw no data.
+
+    It has to come first, so that a backup holds the count and no callback sees such a
+    value. A NaN that was computed stays.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._unusable: list[str] | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Forgets the epoch before."""
+        self._unusable = None
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Notes what training left unseen, before validation resets the metrics."""
+        self._unusable = self.model.unusable_metrics()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Counts the epoch, before a backup that follows in the list is written."""
+        """Counts the epoch and cleans its logs."""
         self.model.epochs_trained.assign_add(1)
-        for name in list(logs or {}):
-            if logs is not None and logs[name] != logs[name]:
-                del logs[name]
+        if self._unusable is None:
+            self._unusable = self.model.unusable_metrics()
+        leave_out(self._unusable, {} if logs is None else logs)
+
+
+def leave_out(names: list[str], logs: dict[str, Any]) -> None:
+    """Takes metrics that saw no usable list out of logs, with a warning for each.
+
+    Args:
+        names: the metrics.
+        logs: values by name; changed in place.
+    """
+    for name in names:
+        if name in logs:
+            warnings.warn(
+                f"{name} is left out: no list had a label that it can use",
+                stacklevel=3,
+            )
+            del logs[name]

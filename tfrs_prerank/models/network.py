@@ -10,22 +10,13 @@ from tfrs_prerank.declaration import nearest
 from tfrs_prerank.features.declarations import BATCH_COLUMNS
 from tfrs_prerank.features.encoders import make_tables
 from tfrs_prerank.features.match import cross_matches, keys_of, own_matches
-from tfrs_prerank.features.schema import Column, Schema
+from tfrs_prerank.features.schema import BATCH_OWN_COLUMNS, Column, Schema
+from tfrs_prerank.objectives.in_batch import first_rows
 from tfrs_prerank.objectives.terms import Forward
 from tfrs_prerank.scorers import Scorer, ScorerLayer
 from tfrs_prerank.towers import BiasModel, Tower, TowerModel
 
-_OTHER_COLUMNS = {
-    "doc_ids",
-    "mask",
-    "stage",
-    "position",
-    "log_q",
-    "request_id",
-    "group_id",
-    "time",
-}
-_OTHER_PREFIXES = ("label/", "weight/", "teacher/")
+_OF_TASKS = ("label/", "weight/", "teacher/")
 
 
 class Network(tf.keras.layers.Layer):
@@ -183,7 +174,7 @@ class Network(tf.keras.layers.Layer):
         doc_columns: Mapping[str, tf.Tensor],
     ) -> dict[str, tf.Tensor]:
         shape = tf.shape(batch["mask"])
-        rows = {name: _flatten(column) for name, column in doc_columns.items()}
+        rows = {name: flatten_rows(column) for name, column in doc_columns.items()}
         doc_keys = {
             name: tf.reshape(key, tf.concat([shape, tf.shape(key)[1:]], axis=0))
             for name, key in keys_of(self.schema, rows, "doc").items()
@@ -218,9 +209,7 @@ class Network(tf.keras.layers.Layer):
         if not self.distinct_documents:
             return self.encode_docs(columns, training)
         ids = tf.gather(tf.reshape(batch["doc_ids"], [-1]), index)
-        distinct, place = tf.unique(ids)
-        rows = tf.range(tf.size(ids))
-        first = tf.math.unsorted_segment_min(rows, place, tf.size(distinct))
+        first, place = first_rows(ids)
         columns = {name: tf.gather(column, first) for name, column in columns.items()}
         return tf.gather(self.encode_docs(columns, training), place)
 
@@ -287,12 +276,12 @@ def check_batch(
             "mask: a bool tensor [B, L] is wanted. "
             f"Received: {mask.dtype.name}, shape {tuple(mask.shape)}"
         )
+    known = {*wanted, "mask", *BATCH_OWN_COLUMNS}
     for name in batch:
-        if name in wanted or name in _OTHER_COLUMNS or name.startswith(_OTHER_PREFIXES):
-            continue
-        raise ValueError(
-            f"the batch's {name!r} is not in the schema; {nearest(name, wanted)}"
-        )
+        if name not in known and not name.startswith(_OF_TASKS):
+            raise ValueError(
+                f"the batch's {name!r} is not in the schema; {nearest(name, known)}"
+            )
     for feature in schema.training_only:
         if training and feature.name in BATCH_COLUMNS and feature.name not in batch:
             raise KeyError(
@@ -300,7 +289,7 @@ def check_batch(
             )
 
 
-def _flatten(column: tf.Tensor) -> tf.Tensor:
+def flatten_rows(column: tf.Tensor) -> tf.Tensor:
     """Reshapes `[B, L, ...]` to `[B * L, ...]`."""
     shape = tf.shape(column)
     rest = column.shape[2:].as_list()
@@ -309,4 +298,4 @@ def _flatten(column: tf.Tensor) -> tf.Tensor:
 
 def _pack(columns: Mapping[str, tf.Tensor], index: tf.Tensor) -> dict[str, tf.Tensor]:
     """Takes the real documents' rows of columns `[B, L, ...]`."""
-    return {name: tf.gather(_flatten(c), index) for name, c in columns.items()}
+    return {name: tf.gather(flatten_rows(c), index) for name, c in columns.items()}

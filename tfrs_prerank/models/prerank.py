@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,20 @@ from tfrs_prerank.distribution import global_sum
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.models import run_directory
 from tfrs_prerank.models.config import ModelConfig
-from tfrs_prerank.models.epochs import EpochCounter, dataset_of_epochs
+from tfrs_prerank.models.epochs import EpochCounter, dataset_of_epochs, leave_out
 from tfrs_prerank.models.network import Network
 from tfrs_prerank.objectives.objective import Objective, make_objective
 from tfrs_prerank.objectives.terms import Forward, label_of, term_sums, usable
 from tfrs_prerank.optimizers import LazyAdam
 from tfrs_prerank.scorers import Scorer
 from tfrs_prerank.towers import Tower
+
+_REFUSED = {
+    "loss": "PreRanker optimises its objective; pass objective=Objective(...)",
+    "loss_weights": "PreRanker optimises its objective; pass objective=Objective(...)",
+    "weighted_metrics": "PreRanker weighs no metrics; pass metrics=[...]",
+}
+"""Arguments of Keras' `compile` that would do nothing, and what to do instead."""
 
 
 class PreRanker(tfrs.Model):
@@ -126,45 +132,57 @@ class PreRanker(tfrs.Model):
     def compile(
         self,
         optimizer: Any = None,
-        metrics: list[Any] | dict[str, list[Any]] | None = None,
+        metrics: Any = None,
         **kwargs: Any,
     ) -> None:
         """Sets the optimiser and the metrics.
 
         Args:
             optimizer: as in Keras; None means `LazyAdam()`.
-            metrics: a list, for every task, or lists by task. They rank by `scores`, or
-                by the task's logit where they say so (`reads = "logits"`), and are
-                logged as `<task>/<name>`.
+            metrics: of `tfrs_prerank.metrics`: one or a list, for every task, or a dict
+                of them by task. They rank by `scores`, or by the task's logit where
+                they say so (`reads = "logits"`), and are logged as `<task>/<name>`.
             **kwargs: passed on to Keras (`run_eagerly`, `steps_per_execution`).
 
         Raises:
-            ConfigurationError: metrics are given for a task that does not exist.
+            ConfigurationError: metrics are given for a task that does not exist, or a
+                loss, which is the objective's.
+            TypeError: a metric does not read lists, or the optimiser is a legacy one.
         """
-        if isinstance(metrics, dict):
-            for task in metrics:
-                if task not in self.schema.task_names:
-                    raise ConfigurationError(
-                        f"metrics: no task {task!r}; tasks: {self.schema.task_names}"
-                    )
-        else:
-            metrics = {task: list(metrics or []) for task in self.schema.task_names}
+        for name, fix in _REFUSED.items():
+            if kwargs.get(name) is not None:
+                raise ConfigurationError(f"{name}: {fix}")
+        if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
+            raise TypeError(
+                "optimizer: give LazyAdam() or one of tf.keras.optimizers, not a "
+                f"legacy one. Received: {type(optimizer).__name__}"
+            )
+        by_task = _metrics_by_task(metrics, self.schema.task_names)
         super().compile(
             optimizer=LazyAdam() if optimizer is None else optimizer, **kwargs
         )
         # Its slots exist from here on, so that a backup finds what it restores.
         self.optimizer.build(self.trainable_variables)
-        self._trackers = _Trackers(self.objective, metrics)
+        self._trackers = _Trackers(self.objective, by_task)
 
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:
         """All metrics: the loss, its terms and those given to `compile`."""
         return self._trackers.all()
 
+    @property
+    def task_metrics(self) -> dict[str, list[tf.keras.metrics.Metric]]:
+        """The metrics given to `compile`, by task."""
+        return {task: list(of_task) for task, of_task in self._trackers.metrics.items()}
+
+    def unusable_metrics(self) -> list[str]:
+        """Names the metrics that have seen no list they can use since their reset."""
+        return self._trackers.unusable()
+
     @tf.autograph.experimental.do_not_convert
     def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Takes one optimisation step; see `tf.keras.Model.train_step`."""
-        batch = _flat(batch)
+        batch = _one_dict(batch)
         # At the end of the data the graph runs until the batch is missed: neither the
         # generators of dropout nor the step counter (below) may move by then.
         with tf.control_dependencies(list(batch.values())), tf.GradientTape() as tape:
@@ -192,7 +210,7 @@ class PreRanker(tfrs.Model):
     @tf.autograph.experimental.do_not_convert
     def test_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Evaluates one batch; see `tf.keras.Model.test_step`."""
-        batch = _flat(batch)
+        batch = _one_dict(batch)
         forward = self.network(batch, training=False)
         return self._logs(batch, forward, self._term_sums(batch, forward))
 
@@ -200,6 +218,9 @@ class PreRanker(tfrs.Model):
         self, x: Any = None, *args: Any, **kwargs: Any
     ) -> tf.keras.callbacks.History:
         """Trains the model; see `tf.keras.Model.fit`.
+
+        A term or metric that saw no usable list in an epoch is left out of its logs,
+        with a warning.
 
         Args:
             x: a `tf.data.Dataset` of batches, or a function from an epoch's number to
@@ -215,13 +236,14 @@ class PreRanker(tfrs.Model):
             x = dataset_of_epochs(x, self.epochs_trained)
         if callable(kwargs.get("validation_data")):
             kwargs["validation_data"] = kwargs["validation_data"](0)
-        callbacks = list(kwargs.pop("callbacks", None) or [])
-        return super().fit(x, *args, callbacks=[EpochCounter(), *callbacks], **kwargs)
+        callbacks = _counting(self, kwargs.pop("callbacks", None))
+        return super().fit(x, *args, callbacks=callbacks, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluates the model; see `tf.keras.Model.evaluate`.
 
-        A metric that saw no usable list is left out of a dict's result, with a warning.
+        A term or metric that saw no usable list is left out of a dict's result, with a
+        warning.
 
         Args:
             x: a `tf.data.Dataset` of batches, or a function from an epoch's number to
@@ -235,15 +257,8 @@ class PreRanker(tfrs.Model):
         if callable(x):
             x = x(0)
         results = super().evaluate(x, *args, **kwargs)
-        if not isinstance(results, dict):
-            return results
-        for name in self._trackers.unusable():
-            if name in results:
-                warnings.warn(
-                    f"{name} is left out: no list had a label that it can use",
-                    stacklevel=2,
-                )
-                del results[name]
+        if isinstance(results, dict):
+            leave_out(self.unusable_metrics(), results)
         return results
 
     def save(
@@ -319,7 +334,7 @@ class PreRanker(tfrs.Model):
         return self._trackers.update(sums)
 
 
-def _flat(batch: Any) -> Mapping[str, tf.Tensor]:
+def _one_dict(batch: Any) -> Mapping[str, tf.Tensor]:
     """Returns the one dict of a batch; `train_on_batch` puts it into a tuple."""
     if isinstance(batch, tuple) and len(batch) == 1:
         (batch,) = batch
@@ -329,6 +344,47 @@ def _flat(batch: Any) -> Mapping[str, tf.Tensor]:
             f"Received: a {type(batch).__name__}"
         )
     return batch
+
+
+def _metrics_by_task(metrics: Any, tasks: tuple[str, ...]) -> dict[str, list[Any]]:
+    """Reads the metrics that `compile` takes, and checks them."""
+    given = metrics if isinstance(metrics, Mapping) else dict.fromkeys(tasks, metrics)
+    by_task = {}
+    for task, of_task in given.items():
+        if task not in tasks:
+            raise ConfigurationError(f"metrics: no task {task!r}; tasks: {tasks}")
+        if of_task is None:
+            of_task = []
+        of_task = list(of_task) if isinstance(of_task, list | tuple) else [of_task]
+        for metric in of_task:
+            if isinstance(metric, tf.keras.metrics.Metric) and hasattr(metric, "reads"):
+                continue
+            if isinstance(metric, tf.keras.metrics.Metric):
+                received = f"{type(metric).__name__} {metric.name!r}"
+            elif isinstance(metric, type):
+                name = metric.__name__
+                received = f"the class {name}; make one: {name}()"
+            else:
+                received = repr(metric)
+            raise TypeError(
+                "metrics: give metrics of tfrs_prerank.metrics, which read whole "
+                f"lists. Received: {received}"
+            )
+        by_task[task] = of_task
+    return by_task
+
+
+def _counting(model: PreRanker, callbacks: Any) -> Any:
+    """Puts an `EpochCounter` before callbacks in any form that Keras takes."""
+    if isinstance(callbacks, tf.keras.callbacks.CallbackList):
+        # Keras uses such a list as it is, so the new one needs what the old one has.
+        return tf.keras.callbacks.CallbackList(
+            [EpochCounter(), *callbacks.callbacks],
+            model=model,
+            **getattr(callbacks, "params", {}),
+        )
+    given = [] if callbacks is None else tf.nest.flatten(callbacks)
+    return [EpochCounter(), *given]
 
 
 class _Trackers:
@@ -370,8 +426,16 @@ class _Trackers:
         return {metric.name: metric.result() for metric in self.all()}
 
     def unusable(self) -> list[str]:
-        """Returns the names of the metrics that saw no usable list."""
-        return [
+        """Returns the names of the terms and metrics that saw no usable list."""
+        # On several replicas only a conversion adds a variable's parts up.
+        names = [
+            name
+            for name, mean in self.means.items()
+            if not bool(tf.convert_to_tensor(mean.count) > 0)
+        ]
+        if len(names) == len(self.means):
+            names = [self.loss.name, *names]
+        return names + [
             metric.name
             for of_task in self.metrics.values()
             for metric in of_task

@@ -45,7 +45,7 @@ def save(model: PreRanker, directory: str | Path) -> None:
                 "optimizer": _plain(tf.keras.optimizers.serialize(model.optimizer)),
                 "metrics": {
                     task: [_serialized(task, metric) for metric in metrics]
-                    for task, metrics in model._trackers.metrics.items()
+                    for task, metrics in model.task_metrics.items()
                 },
             }
         config["files"] = _digests(temporary)

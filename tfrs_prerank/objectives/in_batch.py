@@ -7,13 +7,14 @@ import tensorflow as tf
 
 def in_batch_softmax(
     doc_ids: tf.Tensor,
+    rows: tf.Tensor,
     positive: tf.Tensor,
     weights: tf.Tensor,
     index: tf.Tensor,
     own: tf.Tensor,
     similarity: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cross entropy of each (request, positive) pair over the batch's documents.
+    """Cross entropy of (request, positive) pairs over the batch's documents.
 
     For a request q with the positive d+ and the distinct documents D of the batch,
 
@@ -29,6 +30,7 @@ def in_batch_softmax(
     >>> import tensorflow as tf
     >>> values, counts = in_batch_softmax(
     ...     doc_ids=tf.constant(["a", "b", "c"]),
+    ...     rows=tf.constant([True, True, False]),
     ...     positive=tf.constant([True, True, False]),
     ...     weights=tf.ones([3]),
     ...     index=tf.constant([0, 0, 1], tf.int64),
@@ -40,7 +42,8 @@ def in_batch_softmax(
 
     Args:
         doc_ids: ids of the V packed documents, `[V]`.
-        positive: bool `[V]`, true for the pairs that are rows.
+        rows: bool `[V]`, true for the positives that have a loss.
+        positive: bool `[V]`, true for every positive of its request, rows or not.
         weights: float32 `[V]`, weights of the rows; a row of weight 0 is none, but
             its document still is a positive of its request.
         index: request of each packed document, int64 `[V]`.
@@ -51,19 +54,16 @@ def in_batch_softmax(
         Values and counts `[P]` of the P rows: weight times loss; 1, or 0 for a row of
         weight 0. Their sums' quotient is the loss, divided by the number of rows.
     """
-    ids, place = tf.unique(doc_ids)
-    distinct = tf.size(ids)
     # The first appearance of a document stands for it.
-    packed = tf.range(tf.size(doc_ids), dtype=tf.int32)
-    first = tf.math.unsorted_segment_min(packed, place, distinct)
+    first, place = first_rows(doc_ids)
     similarity = tf.gather(similarity, first, axis=1)  # [B, U]
-    requests = tf.shape(similarity)[0]
-    rows = tf.where(positive)[:, 0]
-    request = tf.gather(index, rows)
-    pairs = tf.stack([request, tf.cast(tf.gather(place, rows), index.dtype)], axis=1)
+    pairs = tf.stack([index, tf.cast(place, index.dtype)], axis=1)
+    pairs = tf.boolean_mask(pairs, positive)
     # Equal pairs of one request add up; anything above 0 is a positive.
-    shape = tf.cast(tf.stack([requests, distinct]), index.dtype)
-    is_positive = tf.scatter_nd(pairs, tf.ones_like(rows, tf.float32), shape) > 0
+    shape = tf.shape(similarity, out_type=index.dtype)
+    is_positive = tf.scatter_nd(pairs, tf.ones_like(pairs[:, 0], tf.float32), shape) > 0
+    rows = tf.where(rows)[:, 0]
+    request = tf.gather(index, rows)
     others = tf.logical_not(tf.gather(is_positive, request))  # [P, U]
     scores = tf.gather(similarity, request)
     # The lowest finite float: its exponential is exactly 0, its gradient too.
@@ -72,3 +72,23 @@ def in_batch_softmax(
     loss = tf.reduce_logsumexp(tf.concat([own, scores], axis=1), axis=1) - own[:, 0]
     weight = tf.gather(weights, rows)
     return weight * loss, tf.cast(tf.not_equal(weight, 0.0), tf.float32)
+
+
+def first_rows(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Finds the first appearance of each distinct id.
+
+    >>> import tensorflow as tf
+    >>> first, place = first_rows(tf.constant(["b", "a", "b"]))
+    >>> first.numpy().tolist(), place.numpy().tolist()
+    ([0, 1], [0, 1, 0])
+
+    Args:
+        ids: `[V]`.
+
+    Returns:
+        The row of each of the U distinct ids, int32 `[U]`, and where among them each
+        row's id is, int32 `[V]`.
+    """
+    distinct, place = tf.unique(ids)
+    rows = tf.range(tf.size(ids))
+    return tf.math.unsorted_segment_min(rows, place, tf.size(distinct)), place

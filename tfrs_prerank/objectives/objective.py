@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from tfrs_prerank.declaration import ConfigurationError, declaration, nearest
 from tfrs_prerank.features.declarations import STAGES
 from tfrs_prerank.features.schema import Schema
 
 Loss = Literal["sigmoid_cross_entropy", "softmax_cross_entropy", "in_batch_softmax"]
-LOSSES: tuple[str, ...] = Loss.__args__  # type: ignore[attr-defined]
+LOSSES: tuple[str, ...] = get_args(Loss)
 
 
 @declaration
@@ -19,11 +19,12 @@ class Term:
     Attributes:
         task: the task whose labels it reads.
         loss: `"sigmoid_cross_entropy"` (each document), `"softmax_cross_entropy"` (each
-            list) or `"in_batch_softmax"` (each positive against all the documents of
-            the batch).
+            list) or `"in_batch_softmax"` (each positive, which is a label above 0,
+            against the documents of the batch that are no positives of its request).
         weight: its weight in the sum (lambda in equation 19 of the source).
         stages: only documents of these stages count, None for all; names as in
-            `exposed`, `ranked`, `preranked_out`, `catalog`, `in_batch`.
+            `exposed`, `ranked`, `preranked_out`, `catalog`, `in_batch`. In
+            `"in_batch_softmax"` they limit the positives that have a loss.
         temperature: divides the logits of `"in_batch_softmax"`.
 
     >>> from tfrs_prerank import Term
@@ -48,6 +49,10 @@ class Term:
             raise ValueError(
                 f"temperature belongs to in_batch_softmax. Received: loss={self.loss!r}"
             )
+        if self.stages == ():
+            raise ValueError(
+                "stages must name at least one stage, or be None for all. Received: ()"
+            )
         for stage in self.stages or ():
             if stage not in STAGES:
                 raise ValueError(
@@ -56,8 +61,11 @@ class Term:
 
     @property
     def name(self) -> str:
-        """What the term is called in logs."""
-        return f"{self.task}/{self.loss}"
+        """What the term is called in logs: `<task>/<loss>`, then its stages if any."""
+        name = f"{self.task}/{self.loss}"
+        if self.stages is None:
+            return name
+        return f"{name}/{'+'.join(stage for stage in STAGES if stage in self.stages)}"
 
 
 @declaration
@@ -66,7 +74,8 @@ class Objective:
 
     L = sum_k weight_k L_k (equation 19 of the source). Each term is a mean over its own
     documents or lists, over all replicas, so its share does not change with the batch
-    size; each is logged on its own as `<task>/<loss>`.
+    size; each is logged on its own as `<task>/<loss>`, or `<task>/<loss>/<stage>+...`
+    where it has stages.
 
     Attributes:
         terms: the terms.

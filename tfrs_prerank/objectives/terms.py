@@ -53,14 +53,12 @@ def term_sums(
         Two float32 scalars: the sum of weighted losses, and of documents' weights,
         usable lists or rows.
     """
-    labels = label_of(batch, term.task)
-    where = usable(batch, labels, term.stages)
-    weights = batch.get(f"weight/{term.task}")
     if term.loss == "in_batch_softmax":
-        values, counts = _in_batch(
-            term, batch, forward, task, scorer, labels, where, weights
-        )
+        values, counts = _in_batch(term, batch, forward, task, scorer)
     else:
+        labels = label_of(batch, term.task)
+        where = usable(batch, labels, term.stages)
+        weights = batch.get(f"weight/{term.task}")
         loss = getattr(losses, term.loss)
         scores = forward.logits[:, :, task]
         values, counts = loss.terms(labels, scores, where=where, weights=weights)
@@ -104,9 +102,6 @@ def _in_batch(
     forward: Forward,
     task: int,
     scorer: tf.keras.layers.Layer,
-    labels: tf.Tensor,
-    where: tf.Tensor,
-    weights: tf.Tensor | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         # Each replica would see its own documents only, and the loss would change
@@ -115,22 +110,24 @@ def _in_batch(
             "in_batch_softmax on several replicas would silently use fewer negatives; "
             "train it on one replica or leave the term out"
         )
-    shape = tf.shape(labels, out_type=forward.index.dtype)
-    request = forward.index // shape[1]
-    where = tf.gather(tf.reshape(where, [-1]), forward.index)
-    labels = tf.gather(tf.reshape(labels, [-1]), forward.index)
-    doc_ids = tf.gather(tf.reshape(batch["doc_ids"], [-1]), forward.index)
-    if weights is None:
-        weights = tf.ones_like(labels)
-    else:
-        weights = tf.gather(tf.reshape(weights, [-1]), forward.index)
-        # As in every loss: no known weight is a weight of 1.
-        weights = tf.where(tf.math.is_nan(weights), 1.0, weights)
+    labels = label_of(batch, term.task)
+
+    def packed(column: tf.Tensor) -> tf.Tensor:
+        return tf.gather(tf.reshape(column, [-1]), forward.index)
+
+    request = forward.index // tf.shape(labels, out_type=forward.index.dtype)[1]
+    # Stages limit the rows. What is a positive of the request in another stage is no
+    # negative of theirs.
+    rows = packed((labels > 0) & usable(batch, labels, term.stages))
+    positive = packed((labels > 0) & usable(batch, labels, None))
+    weights = packed(batch.get(f"weight/{term.task}", tf.ones_like(labels)))
+    # As in every loss: no known weight is a weight of 1.
+    weights = tf.where(tf.math.is_nan(weights), 1.0, weights)
     queries, docs = forward.query_vectors[:, task], forward.doc_vectors[:, task]
     similarity = tf.matmul(queries, docs, transpose_b=True)  # [B, V]
     own = tf.reduce_sum(tf.gather(queries, request) * docs, axis=-1)
     logits = scorer.task_logits(similarity, task) / term.temperature
     own = scorer.task_logits(own, task) / term.temperature
     return in_batch_softmax(
-        doc_ids, where & (labels > 0.5), weights, request, own, logits
+        packed(batch["doc_ids"]), rows, positive, weights, request, own, logits
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tfrs_prerank.declaration import declaration
+from tfrs_prerank.declaration import check_effect, declaration
 
 
 @declaration
@@ -18,7 +18,7 @@ class Scorer:
     * `"cosine"`: scale * cos(q, d) + bias, with scale and bias learned for each task.
       Without a scale the logit could span 2 at most, and no model could be calibrated.
 
-    A cross tower's logit is added to either. Cost for each document and task: 2 d
+    A cross tower's logit is added to either. Cost for each document and task: d
     multiply-adds for vectors of size d, and the cross tower.
 
     Attributes:
@@ -38,3 +38,5 @@ class Scorer:
     def __post_init__(self) -> None:
         if self.scale <= 0:
             raise ValueError(f"scale must be positive. Received: {self.scale}")
+        if self.kind == "dot":
+            check_effect(self, "kind", "scale")

@@ -18,6 +18,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 # What gRPC says where a call's time is over.
 _OVERDUE = "Deadline Exceeded"
 
+# A channel tells its state at once, from another thread.
+_STATE_SECONDS = 1.0
+
 # What TF Serving's HTTP statuses stand for.
 _CODES = {
     400: "INVALID_ARGUMENT",
@@ -203,7 +206,10 @@ class GrpcTransport(Transport):
         states: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._channel.subscribe(states.put)
         try:
-            return states.get() == self._apis.grpc.ChannelConnectivity.READY
+            ready = self._apis.grpc.ChannelConnectivity.READY
+            return states.get(timeout=_STATE_SECONDS) == ready
+        except queue.Empty:
+            return False
         finally:
             self._channel.unsubscribe(states.put)
 
@@ -214,7 +220,7 @@ class RestTransport(Transport):
     def __init__(self, *args: Any):
         super().__init__(*args)
         base = self.target.rstrip("/")
-        if not base.startswith(("http://", "https://")):
+        if not base.lower().startswith(("http://", "https://")):
             base = f"http://{base}"
         self._url = f"{base}/v1/models/{self.model}"
         if isinstance(self.version, str):

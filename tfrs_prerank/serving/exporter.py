@@ -24,7 +24,7 @@ import tensorflow as tf
 import tfrs_prerank
 from tfrs_prerank.declaration import nearest
 from tfrs_prerank.features.documents import DocumentTable
-from tfrs_prerank.features.lookups import VocabularyLookup
+from tfrs_prerank.features.lookups import VocabularyLookup, read_values
 from tfrs_prerank.features.schema import existing_file
 from tfrs_prerank.models.prerank import PreRanker
 from tfrs_prerank.progress import track, working
@@ -281,14 +281,10 @@ def _check_vocabularies(model: PreRanker) -> None:
                 "document ids; rename the file"
             )
         lookup: VocabularyLookup = tables[feature.name].lookup
-        lines = file.read_text("utf-8").removesuffix("\n").split("\n")
-        count = lookup.rows - 1
-        if len(lines) == count:
-            integer = lookup.dtype == tf.int64
-            values = [int(line) for line in lines] if integer else lines
-            rows = lookup(tf.constant(values, lookup.dtype))
-            if np.array_equal(rows, np.arange(1, count + 1)):
-                continue
+        values = read_values(file, feature.name, lookup.dtype.name)
+        rows = lookup(tf.constant(values, lookup.dtype))
+        if np.array_equal(rows, np.arange(1, lookup.rows)):
+            continue
         raise ValueError(
             f"{feature.name}.vocabulary: {file} has changed since the model was made; "
             "bring it back, or load the model from its run directory"
@@ -318,12 +314,15 @@ def _write(
         keys = {name: tf.TensorSpec.from_tensor(key) for name, key in first[1].items()}
         table = ServedTable(ids, ids_file, size, keys)
         starts = range(0, len(ids), _CHUNK)
+        hashes = np.empty(len(ids), np.uint64)
         for start in track(starts, "encoding documents"):
-            vectors, keys_here = encode(_slice(columns, start, start + _CHUNK))
-            _check_vectors(vectors, ids[start : start + _CHUNK])
+            end = min(start + _CHUNK, len(ids))
+            vectors, keys_here = encode(_slice(columns, start, end))
+            _check_vectors(vectors, ids[start:end])
             table.fill(start, vectors, keys_here)
-        with working("hashing documents"):
-            hashes = document_hashes(columns, len(ids))
+            # In parts as well: hashing strings needs ten times their references.
+            part = {name: column[start:end] for name, column in columns.items()}
+            hashes[start:end] = document_hashes(part, end - start)
         columns.clear()
         # Saving copies the file. The exporter looks nothing up, and the lookup that it
         # has made of the first line takes no memory.

@@ -189,13 +189,11 @@ def _address(host: str, port: int) -> str:
 
 
 def _bind(host: str, port: int, argument: str) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise ValueError(f"{argument} must be from 0 to 65535, received {port}.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=128)
-    except OverflowError as error:
-        raise ValueError(
-            f"{argument} must be from 0 to 65535, received {port}."
-        ) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             reason = "is in use"

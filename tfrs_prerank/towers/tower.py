@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tfrs_prerank.declaration import declaration
+from tfrs_prerank.declaration import check_effect, declaration
 
 Activation = Literal[
     "elu",
@@ -75,6 +75,10 @@ class Tower:
             raise ValueError(f"units must be at least 1. Received: {self.units}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1). Received: {self.dropout}")
+        if not self.units:
+            check_effect(self, "units", "activation", "normalization", "dropout")
+        if self.interaction is None:
+            check_effect(self, "interaction", "depth")
         if self.rank is not None and self.interaction != "dcn_v2":
             raise ValueError(
                 'rank belongs to interaction="dcn_v2". '

@@ -94,8 +94,8 @@ class Versions:
         if latest not in available:
             raise ValueError(
                 f"Version {latest} of model {self.name!r} in {found[latest]} does not "
-                f"load ({self._statuses[latest].message}); export it again, or remove "
-                "it to serve the one before."
+                "load; export it again, or remove it to serve the one before: "
+                f"{self._statuses[latest].message}"
             )
         for label, version in self._labels.items():
             if version not in available:
@@ -261,14 +261,15 @@ class Versions:
             code = StatusError.of(error).code
             with self._lock:
                 self._set(VersionStatus(version, "END", code, one_line(error)))
-            _logger.error(
-                "Version %d of model %s in %s does not load (attempt %d): %s",
-                version,
-                self.name,
-                path,
-                attempts,
-                one_line(error),
-            )
+            if self._thread is not None:  # `start` raises what it finds.
+                _logger.error(
+                    "Version %d of model %s in %s does not load (attempt %d): %s",
+                    version,
+                    self.name,
+                    path,
+                    attempts,
+                    one_line(error),
+                )
             return
         self._failures.pop(version, None)
         with self._lock:
