@@ -159,15 +159,34 @@ def report(
 
 
 def machine() -> dict[str, Any]:
-    """Describes where a benchmark runs, and how busy that is."""
+    """Describes where a benchmark runs, and how busy others kept that."""
     packages = ("tensorflow", "tf_keras", "tensorflow-recommenders", "numpy")
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "load": [round(load, 2) for load in os.getloadavg()],
+        "taken by others": round(_others(), 2),
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in packages},
     }
+
+
+def _others() -> float:
+    """Returns how many cores other processes kept busy since this one started."""
+    spent = [now - start for now, start in zip(_clock(), _START, strict=True)]
+    elapsed, all_busy, own = spent
+    return max(0.0, (all_busy - own) / elapsed)
+
+
+def _clock() -> tuple[float, float, float]:
+    """Returns the time, and the seconds of work of all processes and of this one."""
+    # user, nice, system, idle, iowait, irq, softirq, steal
+    fields = [int(value) for value in next(iter(_lines("/proc/stat"))).split()[1:9]]
+    busy = sum(fields) - fields[3] - fields[4]
+    return (
+        time.monotonic(),
+        busy / os.sysconf("SC_CLK_TCK"),
+        sum(os.times()[:4]),  # with the children that have ended
+    )
 
 
 def _processor() -> str:
@@ -202,3 +221,6 @@ def _lines(path: str) -> Iterable[str]:
 def note(text: str) -> None:
     """Prints what goes on, beside the tables."""
     print(text, file=sys.stderr, flush=True)
+
+
+_START = _clock()

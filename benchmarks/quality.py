@@ -69,7 +69,9 @@ def with_mean_history(config: Config) -> Config:
 
 VARIANTS: dict[str, Callable[[Config], Config]] = {
     "three towers (the demo)": lambda config: config,
-    "two towers": lambda config: without(config, "co_likes", "decade_match"),
+    "two towers": lambda config: without(
+        config, "co_likes", "decade_match", "genre_match"
+    ),
     "history by its mean": with_mean_history,
     "no history": lambda config: without(config, "history"),
 }

@@ -9,6 +9,8 @@ out. In the same process and the same minute, beside it:
 * the document tower online: the same query tower, and the document tower (eight
   categorical fields of 16, MLP 256-128, output 64) over the N documents' columns, in
   one `tf.function`. The columns are ready tensors; fetching them is not counted.
+* the same by id: it gets the ids, as the export does, and takes the columns out of
+  tensors in memory.
 
 Every call has fresh random candidates. A run is the median of at least 50 calls, and
 runs are repeated until two in turn agree within 10%. The ids are tensors already.
@@ -119,6 +121,7 @@ class Request:
         model = catalogue.model(folder, KINDS[0])
         self._columns = catalogue.documents(documents, KINDS[0]).arrays(model.schema)
         self._tower = online(model)
+        self._by_id = online_by_id(self._tower, self._ids[KINDS[0]], self._columns)
 
     def subjects(self, length: int, calls: int) -> dict[str, Callable[[], float]]:
         """Returns what is timed, each a run of so many calls of so many candidates."""
@@ -145,10 +148,17 @@ class Request:
             columns = [self.columns(chosen) for chosen in rows()]
             return measuring.median_seconds(self.from_tower, columns)
 
+        def by_id() -> float:
+            ids = [tf.constant(self._ids[KINDS[0]][chosen]) for chosen in rows()]
+            return measuring.median_seconds(
+                lambda listed: self._by_id(self._query, listed).numpy(), ids
+            )
+
         return {
             "floor": floor,
             **{kind: lambda kind=kind: exported(kind) for kind in self._exports},
             "online": tower,
+            "by id": by_id,
         }
 
     def check(self) -> None:
@@ -158,6 +168,8 @@ class Request:
         for kind, ids in self._ids.items():
             got = self.from_export(kind, tf.constant(ids[rows][None]))
             np.testing.assert_allclose(got, want, atol=1e-4)
+        got = self._by_id(self._query, tf.constant(self._ids[KINDS[0]][rows]))
+        np.testing.assert_allclose(got, want, atol=1e-4)
 
     def from_export(self, kind: str, ids: tf.Tensor) -> np.ndarray:
         """Returns the scores of candidates `[1, N]` out of an export."""
@@ -189,6 +201,32 @@ def online(model: PreRanker) -> Callable[..., tf.Tensor]:
     return score
 
 
+def online_by_id(
+    score: Callable[..., tf.Tensor], ids: np.ndarray, columns: dict[str, np.ndarray]
+) -> Callable[..., tf.Tensor]:
+    """Returns a function from query and document ids `[N]` to scores `[1, N]`.
+
+    Args:
+        score: from query and documents' columns to scores.
+        ids: the int64 ids of all documents.
+        columns: their columns.
+    """
+    table = {name: tf.constant(column) for name, column in columns.items()}
+    rows = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(
+            tf.constant(ids), tf.range(len(ids), dtype=tf.int64)
+        ),
+        default_value=-1,
+    )
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def by_id(query: dict[str, tf.Tensor], listed: tf.Tensor) -> tf.Tensor:
+        found = rows.lookup(listed)
+        return score(query, {name: tf.gather(c, found) for name, c in table.items()})
+
+    return by_id
+
+
 def latency_table(timings: dict[int, dict[str, Timing]]) -> list[dict[str, Any]]:
     """Returns times and ratios by length of the list."""
     titles = {
@@ -196,6 +234,7 @@ def latency_table(timings: dict[int, dict[str, Timing]]) -> list[dict[str, Any]]
         "int64": "export, int64 ids",
         "string": "export, string ids",
         "online": "document tower online",
+        "by id": "document tower online, by id",
     }
     return [
         {

@@ -70,8 +70,8 @@ def last_run(path: Path) -> dict[str, Any]:
 def _sentence(run: dict[str, Any]) -> str:
     machine = run["machine"]
     return (
-        f"{run['date'][:10]}; {machine['cores']} cores ({machine['processor']}), load "
-        f"{machine['load'][0]} at the end; Python {machine['python']}, "
+        f"{run['date'][:10]}; {machine['cores']} cores ({machine['processor']}), of "
+        f"which others took {machine['taken by others']}; Python {machine['python']}, "
         f"tensorflow {machine['tensorflow']}, tf-keras {machine['tf_keras']}, "
         f"numpy {machine['numpy']}."
     )

@@ -267,9 +267,8 @@ def query(
     """
     from tfrs_prerank import pipeline
 
-    protocol = "rest" if target.startswith("http") else "grpc"
     request, ranking = pipeline.query(
-        target, model, data, number, split, protocol, top, title
+        target, model, data, number, split, top=top, title=title
     )
     _echo_request(request)
     _echo_ranking(ranking)

@@ -233,7 +233,7 @@ def query(
     data: str | Path,
     number: int = 0,
     split: str = "test",
-    protocol: str = "grpc",
+    protocol: str | None = None,
     top: int = 10,
     title: str = "title",
 ) -> tuple[dict[str, Any], list[Ranked]]:
@@ -245,7 +245,7 @@ def query(
         data: the prepared directory that the request is taken from.
         number: which request of the split, from 0.
         split: the split.
-        protocol: `"grpc"` or `"rest"`.
+        protocol: `"grpc"` or `"rest"`; None goes by the target.
         top: places to return.
         title: the documents' column that holds their titles.
 
@@ -354,8 +354,8 @@ def demo(
     exported = export(model, config, data, saved_models)
     say("[5/5] serving and asking")
     with LocalServer(saved_models, rest_port=0, grpc_port=0) as server:
-        request, rest = query(server.rest_url, server.name, data, protocol="rest")
-        _, grpc = query(server.grpc_target, server.name, data, protocol="grpc")
+        request, rest = query(server.rest_url, server.name, data)
+        _, grpc = query(server.grpc_target, server.name, data)
     return Demo(data, run, exported, evaluation, request, rest, grpc)
 
 

@@ -51,7 +51,11 @@ def test_serving_compares_with_the_floor_and_with_the_tower(runs):
     names = ["numpy floor", "export, int64 ids", "export, string ids"]
     for length in (50, 200):
         rows = [row for row in tables["latency"] if row["candidates"] == length]
-        assert [row["what"] for row in rows] == [*names, "document tower online"]
+        assert [row["what"] for row in rows] == [
+            *names,
+            "document tower online",
+            "document tower online, by id",
+        ]
         for row in rows:
             assert row["ms"] > 0
             assert row["times the floor"] == ratio(row["ms"], rows[0]["ms"])
@@ -110,6 +114,7 @@ def test_runs_say_where_they_ran_and_print_what_they_write(runs, name):
     assert re.match(r"20\d\d-\d\d-\d\dT", line["date"])
     assert line["machine"]["cores"] == os.cpu_count()
     assert line["machine"]["tensorflow"].startswith("2.")
+    assert 0 <= line["machine"]["taken by others"] <= os.cpu_count()
     for title, rows in line["tables"].items():
         assert f"{name}: {title}\n" in printed
         assert all(str(next(iter(row.values()))) in printed for row in rows)
