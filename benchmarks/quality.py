@@ -73,7 +73,6 @@ VARIANTS: dict[str, Callable[[Config], Config]] = {
         config, "co_likes", "decade_match", "genre_match"
     ),
     "history by its mean": with_mean_history,
-    "no history": lambda config: without(config, "history"),
 }
 
 
