@@ -94,6 +94,20 @@ def test_an_interrupted_training_goes_on_only_as_it_was(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_a_failure_before_the_first_backup_keeps_nothing(
+    config, data, tmp_path, monkeypatch
+):
+    def failing(self, *args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    for method in ("__init__", "train_step"):
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline.PreRanker, method, failing)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                pipeline.train(config, data, tmp_path / "run")
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_no_validation_requests(config, data, tmp_path):
     copy = tmp_path / "data"
     shutil.copytree(data, copy)

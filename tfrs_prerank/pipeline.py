@@ -31,6 +31,9 @@ from tfrs_prerank.optimizers import LazyAdam
 if TYPE_CHECKING:
     from tfrs_prerank.serving.exporter import Exported
 
+_MADE_OF = "made_of"
+"""File of a backup with the digest of what was trained."""
+
 _PREPARED_KEYS = (
     "kind",
     "owner",
@@ -119,13 +122,17 @@ def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
             f"training.early_stopping={training.early_stopping}: {data} has no "
             "validation requests; leave it out, or prepare data with some"
         )
-    backup = _backup(directory, config, data)
+    backup = directory.with_name(f".{directory.name}-backup")
+    made_of = _digest(config, data)
+    _check_backup(backup, made_of)
 
     tf.keras.utils.set_random_seed(training.seed)
     model = PreRanker(schema, objective=config.objective, **config.model.arguments())
     model.compile(
         LazyAdam(training.learning_rate), metrics=make_metrics(training.metrics)
     )
+    backup.mkdir(parents=True, exist_ok=True)
+    (backup / _MADE_OF).write_text(made_of, "ascii")
     callbacks: list[Any] = [
         tf.keras.callbacks.BackupAndRestore(str(backup), delete_checkpoint=False)
     ]
@@ -135,14 +142,19 @@ def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
                 patience=training.early_stopping, restore_best_weights=True
             )
         )
-    model.fit(
-        requests,
-        epochs=training.epochs,
-        validation_data=validation,
-        callbacks=callbacks,
-        # A bar redrawn for every step is for a person, not for a log file.
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
+    try:
+        model.fit(
+            requests,
+            epochs=training.epochs,
+            validation_data=validation,
+            callbacks=callbacks,
+            # A bar redrawn for every step is for a person, not for a log file.
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    except BaseException:
+        if not _holds_state(backup):
+            shutil.rmtree(backup, ignore_errors=True)
+        raise
     model.save(directory)
     shutil.rmtree(backup, ignore_errors=True)
     return model
@@ -407,7 +419,8 @@ def fitted_schema(schema: Schema, data: str | Path) -> Schema:
             )
         before = made[feature.name]
         is_number = isinstance(feature, Numeric)
-        for key in _PREPARED_KEYS + _MEASURED_KEYS * is_number:
+        keys = _PREPARED_KEYS + _MEASURED_KEYS if is_number else _PREPARED_KEYS
+        for key in keys:
             now, then = getattr(feature, key, None), getattr(before, key, None)
             if now != then:
                 raise ConfigurationError(
@@ -450,24 +463,29 @@ def open_requests(data: str | Path, split: str, batch_size: int) -> RequestReade
     )
 
 
-def _backup(directory: Path, config: Config, data: Path) -> Path:
-    """Returns the folder of an interrupted training's state, of this very training.
-
-    Raises ValueError for the state of another configuration or other data.
-    """
-    backup = directory.with_name(f".{directory.name}-backup")
+def _digest(config: Config, data: Path) -> str:
+    """Returns a digest of a configuration and of the data that it is trained on."""
     digest = hashlib.sha256(json.dumps(to_mapping(config), default=str).encode())
     for name in ("schema.yaml", "report.json"):
         digest.update((data / name).read_bytes())
-    made_of = backup / "made_of"
-    if made_of.is_file() and made_of.read_text("ascii") != digest.hexdigest():
+    return digest.hexdigest()
+
+
+def _check_backup(backup: Path, made_of: str) -> None:
+    """Raises ValueError for the state of another configuration or other data."""
+    file = backup / _MADE_OF
+    if not _holds_state(backup) or not file.is_file():
+        return
+    if file.read_text("ascii") != made_of:
         raise ValueError(
             f"{backup} keeps an interrupted training of another configuration or other "
             "data; remove that folder to start afresh"
         )
-    backup.mkdir(parents=True, exist_ok=True)
-    made_of.write_text(digest.hexdigest(), "ascii")
-    return backup
+
+
+def _holds_state(backup: Path) -> bool:
+    """Says whether a checkpoint was written, of an epoch at least."""
+    return any(backup.rglob("*.index"))
 
 
 def _declared(requests: list[dict[str, Any]], schema: Schema) -> list[dict[str, Any]]:
