@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 import tfrs_prerank
+from tfrs_prerank.declaration import on_one_line
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -51,7 +52,7 @@ def _one_line(error: Exception) -> str | None:
         text = str(error.args[0]) if error.args else ""
         return text if " " in text else None
     if isinstance(error, ValueError | TypeError | OSError | ImportError):
-        return " ".join(str(error).split())
+        return on_one_line(error)
     if type(error).__name__ == "ServingError":
         return str(error)
     if type(error).__module__.startswith("tensorflow"):

@@ -137,7 +137,7 @@ def read_yaml(path: str | Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        text = " ".join(str(error).split())
+        text = on_one_line(error)
         raise ConfigurationError(f"{path} is not valid YAML: {text}") from None
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 text: {error}") from None
@@ -169,6 +169,15 @@ def check_effect(value: Any, cause: str, *names: str) -> None:
                 f"{field.name} does nothing with {cause}={getattr(value, cause)!r}; "
                 f"leave it out. Received: {field.name}={item!r}"
             )
+
+
+def on_one_line(error: BaseException) -> str:
+    """Returns an error's message with its line ends and runs of spaces made one space.
+
+    Args:
+        error: of another library, whose messages may have many lines.
+    """
+    return " ".join(str(error).split())
 
 
 def nearest(name: str, known: Any) -> str:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from tfrs_prerank.declaration import nearest
+from tfrs_prerank.declaration import nearest, on_one_line
 from tfrs_prerank.features.declarations import STAGES
 from tfrs_prerank.features.schema import Column
 
@@ -328,7 +328,7 @@ def _cast(array: pa.Array, dtype: str, text: bool, where: str) -> pa.Array:
             return _integers(array)
         return array.cast(pa.float64()).cast(pa.float32(), safe=False)
     except pa.ArrowInvalid as error:
-        reason = " ".join(str(error).split())
+        reason = on_one_line(error)
         raise ValueError(
             f"{where}: {wanted} are declared. {reason}; correct the cell"
         ) from None
@@ -407,5 +407,5 @@ def _one_line_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
-        text = " ".join(str(error).split())
+        text = on_one_line(error)
         raise ValueError(f"{file} cannot be read: {text}") from None

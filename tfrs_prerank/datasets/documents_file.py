@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tfrs_prerank.datasets.log_config import ID_COLUMN
+from tfrs_prerank.declaration import on_one_line
 from tfrs_prerank.features.documents import DocumentTable
 
 
@@ -61,7 +62,7 @@ def read_documents(path: str | Path) -> DocumentTable:
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
-        text = " ".join(str(error).split())
+        text = on_one_line(error)
         raise ValueError(f"{path} is no whole Parquet file: {text}") from None
     if ID_COLUMN not in table.column_names:
         raise ValueError(
@@ -121,7 +122,7 @@ def to_arrow(values: Any, name: str) -> pa.Array:
             values = [v.tolist() if isinstance(v, np.ndarray) else v for v in values]
         array = pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        text = " ".join(str(error).split())
+        text = on_one_line(error)
         raise TypeError(f"documents column {name!r}: {text}") from None
     if pa.types.is_binary(array.type):
         return array.cast(pa.string())

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfrs_prerank.declaration import (
     ConfigurationError,
     from_mapping,
+    on_one_line,
     read_yaml,
     to_mapping,
     write_yaml,
@@ -125,7 +126,7 @@ def _restore(model: PreRanker, directory: Path) -> None:
 
 
 def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return on_one_line(error)[:200]
 
 
 def _digests(directory: Path) -> dict[str, str]:

@@ -4,6 +4,8 @@ import enum
 
 import tensorflow as tf
 
+from tfrs_prerank.declaration import on_one_line
+
 
 class Code(enum.IntEnum):
     """Canonical status codes; TensorFlow, gRPC and TF Serving number them alike."""
@@ -76,4 +78,4 @@ def invalid(message: str) -> StatusError:
 
 def one_line(error: BaseException) -> str:
     """Returns the text of an error without line breaks, never empty."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return on_one_line(error) or type(error).__name__
