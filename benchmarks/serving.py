@@ -193,10 +193,9 @@ def online(model: PreRanker) -> Callable[..., tf.Tensor]:
 
     @tf.function(autograph=False, reduce_retracing=True)
     def score(query: dict[str, tf.Tensor], columns: dict[str, tf.Tensor]) -> tf.Tensor:
-        queries = network.encode_query(query)[:, 0]  # [1, d], of the only task
-        vectors = network.encode_docs(columns)[:, 0]  # [N, d]
-        similarity = tf.matmul(queries, vectors, transpose_b=True)
-        return network.scores(network.scorer.logits(similarity[:, :, tf.newaxis]))
+        queries = network.encode_query(query)  # [1, d]
+        vectors = network.encode_docs(columns)[tf.newaxis]  # [1, N, d]
+        return network.scores(network.compare(queries, vectors))
 
     return score
 

@@ -214,8 +214,7 @@ class Config:
     export: ExportConfig = ExportConfig()
 
     def __post_init__(self) -> None:
-        self.model.check(self.schema)
-        make_objective(self.objective, self.schema)
+        self.model.check(self.schema, make_objective(self.objective, self.schema))
         tasks = self.schema.task_names
         if self.export.task is not None and self.export.task not in tasks:
             raise ConfigurationError(

@@ -213,8 +213,14 @@ def _one_line(error: ValidationError, where: str, kind: Any) -> str:
     # A misspelt key is also a missing one; the misspelling is what must be mended.
     unknown = [finding for finding in findings if finding["type"] in _UNKNOWN_KEY]
     first = (unknown or findings)[0]
+    path = first["loc"]
+    if first["type"] == "dataclass_type" and isinstance(first["input"], str):
+        # Where a declaration's kind alone will do, a wrong word is a wrong kind.
+        kinds = [f for f in findings if f["type"] == "literal_error"]
+        if kinds and kinds[0]["input"] == first["input"]:
+            first, path = kinds[0], kinds[0]["loc"][:-1]
     location = where
-    for part in _named(first["loc"], kind):
+    for part in _named(path, kind):
         if isinstance(part, str) and part[:1].isupper():
             continue  # the class of a union's member, which no key stands for
         location += f"[{part}]" if isinstance(part, int) else f".{part}"

@@ -15,7 +15,7 @@ import tensorflow as tf
 def run_layer_test(
     layer_class: type[tf.keras.layers.Layer],
     init_kwargs: dict[str, Any],
-    inputs: Sequence[np.ndarray],
+    inputs: Sequence[Any],
     weight_shapes: Sequence[tuple[int, ...]],
     output_shape: tuple[int, ...],
     directory: Path,
@@ -26,7 +26,9 @@ def run_layer_test(
     Args:
         layer_class: the class.
         init_kwargs: its arguments.
-        inputs: the arguments of a call, in order; axis 0 is the batch.
+        inputs: the arguments of a call, in order: arrays, or lists or tuples of
+            arrays; axis 0 of every array is the batch. They and seeded weights are
+            the point where gradients are checked: away from kinks and ties.
         weight_shapes: shapes of the weights, in order of creation.
         output_shape: shape of the output for `inputs`.
         directory: an empty directory to save in.
@@ -49,18 +51,23 @@ def run_layer_test(
     assert np.isfinite(expected).all()
     assert np.any(expected)
 
-    compiled = tf.function(layer, jit_compile=True)(*map(tf.constant, inputs))
+    constants = tf.nest.map_structure(tf.constant, list(inputs))
+    compiled = tf.function(layer, jit_compile=True)(*constants)
     np.testing.assert_allclose(compiled, expected, rtol=1e-5, atol=1e-6)
     _check_mixed_precision(layer, inputs, expected, mixed_tolerance)
+    _check_gradients(layer, inputs, expected)
 
-    symbolic = [tf.keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]
-    model = tf.keras.Model(symbolic, layer(*symbolic))
+    symbolic = tf.nest.map_structure(
+        lambda x: tf.keras.Input(x.shape[1:], dtype=x.dtype), list(inputs)
+    )
+    model = tf.keras.Model(tf.nest.flatten(symbolic), layer(*symbolic))
     assert model.output_shape == (None, *output_shape[1:])
-    np.testing.assert_allclose(model(list(inputs)), expected, rtol=1e-5, atol=1e-6)
-    first_row = model([x[:1] for x in inputs])  # another batch size
+    arrays = tf.nest.flatten(list(inputs))
+    np.testing.assert_allclose(model(arrays), expected, rtol=1e-5, atol=1e-6)
+    first_row = model([x[:1] for x in arrays])  # another batch size
     np.testing.assert_allclose(first_row, expected[:1], rtol=1e-4, atol=1e-5)
-    _check_saving(model, layer_class, inputs, directory)
-    _check_fit(model, inputs, expected)
+    _check_saving(model, layer_class, arrays, directory)
+    _check_fit(model, arrays, expected)
 
 
 def _check_config(
@@ -80,7 +87,7 @@ def _check_config(
 
 def _check_mixed_precision(
     layer: tf.keras.layers.Layer,
-    inputs: Sequence[np.ndarray],
+    inputs: Sequence[Any],
     expected: tf.Tensor,
     tolerance: float,
 ) -> None:
@@ -97,29 +104,95 @@ def _check_mixed_precision(
         )
 
 
+def _check_gradients(
+    layer: tf.keras.layers.Layer,
+    inputs: Sequence[Any],
+    expected: tf.Tensor,
+    step: float = 1e-5,
+    coordinates: int = 4,
+) -> None:
+    """Compares all gradients with central differences, in float64.
+
+    Per tensor: its derivative along a random direction, in which every coordinate has
+    a part, and those by a few coordinates alone. A layer that computes in float32
+    somewhere is off by some percent and fails.
+    """
+    double = type(layer).from_config({**layer.get_config(), "dtype": "float64"})
+    arrays = [
+        x.astype("float64") if np.issubdtype(x.dtype, np.floating) else x
+        for x in tf.nest.flatten(list(inputs))
+    ]
+
+    points = [tf.Variable(x) for x in arrays]  # to be moved in place, as weights are
+
+    def call() -> tf.Tensor:
+        tensors = [tf.convert_to_tensor(point) for point in points]
+        return double(*tf.nest.pack_sequence_as(list(inputs), tensors))
+
+    call()
+    double.set_weights(layer.get_weights())
+    names = [f"input {i}" for i in range(len(points))]
+    moved = dict(zip(names, points, strict=True))
+    moved = {name: x for name, x in moved.items() if x.dtype.is_floating}
+    moved.update({w.name: w for w in double.trainable_weights})
+    assert all(x.dtype == tf.float64 for x in moved.values())
+
+    rng = np.random.default_rng(3)
+    output = call()
+    assert output.dtype == tf.float64
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
+    into = rng.normal(size=output.shape)  # ones would hide what adds up to a constant
+
+    def loss() -> tf.Tensor:
+        return tf.reduce_sum(call() * into)
+
+    with tf.GradientTape() as tape:
+        value = loss()
+    gradients = tape.gradient(
+        value, moved, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    for name, x in moved.items():
+        start, gradient = x.numpy(), tf.convert_to_tensor(gradients[name]).numpy()
+        directions = [rng.normal(size=start.shape)]
+        for index in rng.permutation(start.size)[:coordinates]:
+            directions.append(np.zeros(start.shape))
+            directions[-1].flat[index] = 1.0
+        for direction in directions:
+            values = []
+            for sign in (1, -1):
+                x.assign(start + sign * step * direction)
+                values.append(loss().numpy())
+            x.assign(start)
+            np.testing.assert_allclose(
+                np.sum(gradient * direction),
+                (values[0] - values[1]) / (2 * step),
+                rtol=1e-5,
+                atol=1e-8,
+                err_msg=f"gradient of {name}",
+            )
+
+
 def _check_saving(
     model: tf.keras.Model,
     layer_class: type[tf.keras.layers.Layer],
-    inputs: Sequence[np.ndarray],
+    inputs: list[np.ndarray],
     directory: Path,
 ) -> None:
-    expected = model(list(inputs))
+    expected = model(inputs)
     for path in (directory / "model.keras", directory / "saved_model"):
         model.save(path)
         assert path.is_file() or (path / "saved_model.pb").is_file()
         restored = tf.keras.models.load_model(path)
         assert isinstance(restored.layers[-1], layer_class), path
-        np.testing.assert_allclose(
-            restored(list(inputs)), expected, rtol=1e-5, atol=1e-6
-        )
+        np.testing.assert_allclose(restored(inputs), expected, rtol=1e-5, atol=1e-6)
 
 
 def _check_fit(
-    model: tf.keras.Model, inputs: Sequence[np.ndarray], output: tf.Tensor
+    model: tf.keras.Model, inputs: list[np.ndarray], output: tf.Tensor
 ) -> None:
     before = model.get_weights()
     model.compile("adam", "mse")
-    history = model.fit(list(inputs), output + 1.0, epochs=1, verbose=0)
+    history = model.fit(inputs, output + 1.0, epochs=1, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
     after = model.get_weights()
     assert all(np.isfinite(w).all() for w in after)

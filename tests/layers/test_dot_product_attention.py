@@ -28,6 +28,30 @@ def test_projects_a_query_of_another_size() -> None:
     np.testing.assert_allclose(attend(query, keys), [[0.75, 2, 0, 3]], rtol=1e-6)
 
 
+def test_equals_a_loop() -> None:
+    # Eq. 5-8 one key after the other, over the real keys only.
+    rng = np.random.default_rng(0)
+    query = rng.normal(size=[4, 3]).astype("float32")
+    keys = rng.normal(size=[4, 5, 6]).astype("float32")
+    mask = np.arange(5) < np.array([5, 3, 1, 0])[:, np.newaxis]
+    attend = DotProductAttention()
+    output = attend(query, keys, mask)
+    kernel = attend.query_kernel.numpy()
+    for q, example, real, row in zip(query, keys, mask, output, strict=True):
+        powers = [math.exp(q @ kernel @ k / math.sqrt(6)) for k in example[real]]
+        expected = np.zeros(6)
+        for power, key in zip(powers, example[real], strict=True):
+            expected += power / sum(powers) * key
+        np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_long_sum_is_float32_under_mixed_precision() -> None:
+    # The mean of 4,096 ones. Powers or shares added up in bfloat16 stop early.
+    attend = DotProductAttention(dtype="mixed_bfloat16")
+    output = attend(tf.ones([1, 6]), tf.ones([1, 4096, 6]))
+    np.testing.assert_array_equal(tf.cast(output, tf.float32), np.ones([1, 6]))
+
+
 def test_masking_equals_deleting() -> None:
     rng = np.random.default_rng(0)
     query = rng.normal(size=[1, 4]).astype("float32")

@@ -17,10 +17,76 @@ _ROWS = [_RNG.normal(size=(3, 6)).astype("float32")]
 _QUERY = _RNG.normal(size=(3, 5)).astype("float32")
 _KEYS = _RNG.normal(size=(3, 4, 6)).astype("float32")
 _MASK = np.array([[True] * 4, [True, False, True, False], [False] * 4])
+_DOCS = _RNG.normal(size=(3, 4, 5)).astype("float32")
 _ATTENTION = [_QUERY, _KEYS, _MASK]
+_GAPS = np.array([[0, 3, 9, -1], [50, -1, 600, -1], [-1] * 4])
+_BLOCK = [(6, 18), (6, 6), (6, 24), (24,), (24, 6), *[(6,)] * 5]
 
 # Class name -> (arguments, inputs, weight shapes, output shape), several if need be.
 CASES: dict[str, list[tuple[dict[str, Any], list[np.ndarray], list, tuple]]] = {
+    "AdditiveAttention": [
+        ({}, _ATTENTION, [(5, 6), (6, 6), (6,), (6, 1)], (3, 6)),
+        ({"units": 2}, _ATTENTION, [(5, 2), (6, 2), (2,), (2, 1)], (3, 6)),
+    ],
+    "BehaviorTransformer": [
+        ({}, _ATTENTION[1:], [(4, 6), *_BLOCK, (6,), (6,)], (3, 4, 6)),
+        (
+            {"blocks": 2, "heads": 3, "positions": None},
+            _ATTENTION[1:],
+            [*_BLOCK, *_BLOCK, (6,), (6,)],
+            (3, 4, 6),
+        ),
+        (
+            {"heads": 2, "positions": "time_gap", "gap_buckets": 8},
+            [*_ATTENTION[1:], _GAPS],
+            [(9, 6), *_BLOCK, (6,), (6,)],
+            (3, 4, 6),
+        ),
+    ],
+    "BilinearInteraction": [
+        ({}, _FIELDS, [(4, 4)], (3, 15, 4)),
+        (
+            {"kind": "each", "product": "inner", "kernel": "diagonal"},
+            _FIELDS,
+            [(5, 4)],
+            (3, 15),
+        ),
+        (
+            {"kind": "interaction", "kernel": "sparse", "density": 0.5, "seed": 3},
+            _FIELDS,
+            [(15, 4, 4)],
+            (3, 15, 4),
+        ),
+        (
+            {"kind": "interaction", "product": "inner", "kernel": 2},
+            _FIELDS,
+            [(15, 4, 2), (15, 2, 4)],
+            (3, 15),
+        ),
+        ({"kernel": "identity"}, _FIELDS, [], (3, 15, 4)),
+        ({"kind": "each", "product": "inner"}, _FIELDS, [(5, 4, 4)], (3, 15)),
+    ],
+    "CIN": [
+        ({"units": (5, 3)}, _FIELDS, [(36, 5), (30, 3)], (3, 8)),
+        (
+            {"units": (4, 2, 3), "split_half": True},
+            _FIELDS,
+            [(36, 4), (12, 2), (6, 3)],
+            (3, 6),
+        ),
+        (
+            {"units": (4, 3), "split_half": True, "activation": "tanh", "rank": 2},
+            _FIELDS,
+            [(6, 4, 2), (6, 4, 2), (2, 3, 2), (6, 3, 2)],
+            (3, 5),
+        ),
+        (
+            {"units": (3, 4), "rank": 1},
+            _FIELDS,
+            [(6, 3, 1), (6, 3, 1), (3, 4, 1), (6, 4, 1)],
+            (3, 7),
+        ),
+    ],
     "CrossNetwork": [
         ({"depth": 2}, _ROWS, [(6,)] * 4, (3, 6)),
         ({"depth": 1, "version": "v2"}, _ROWS, [(6, 6), (6,)], (3, 6)),
@@ -37,8 +103,68 @@ CASES: dict[str, list[tuple[dict[str, Any], list[np.ndarray], list, tuple]]] = {
             (3, 6),
         ),
     ],
+    "Dice": [
+        ({}, [_KEYS, _MASK], [(6,)] * 3, (3, 4, 6)),
+        ({"momentum": 0.5, "epsilon": 0.1}, _ROWS, [(6,)] * 3, (3, 6)),
+    ],
     "DotProductAttention": [
         ({}, _ATTENTION, [(5, 6)], (3, 6)),
+    ],
+    "FiBiNet": [
+        (
+            {"kind": "each"},
+            _FIELDS,
+            [(5, 4, 4), (6, 2), (2, 6), (5, 4, 4)],
+            (3, 120),
+        ),
+        (
+            {"kernel": "identity", "reduction": 2, "activations": ("relu", "tanh")},
+            _FIELDS,
+            [(6, 3), (3, 6)],
+            (3, 120),
+        ),
+        (
+            {"version": "plus", "kernel": 2, "units": 7},
+            _FIELDS,
+            [(15, 7), (4, 2), (2, 4)],
+            (3, 7),
+        ),
+    ],
+    "LateInteraction": [
+        (
+            {"units": 3},
+            [_QUERY, _QUERY[::-1].copy()],
+            [(5, 3)] * 4 + [(3,), (3, 3), (3,), (3, 3), (3,), (3, 1), (1,)],
+            (3, 1),
+        ),
+        (
+            {"units": 3, "blocks": 0, "outputs": 2, "activation": "tanh"},
+            [_QUERY, _DOCS, _DOCS[..., :2], _ROWS[0], _DOCS[..., 1:]],
+            [(11, 3), (9, 3), (5, 3), (5, 3), (2, 3), (3,), (3, 2), (2,)],
+            (3, 4, 2),
+        ),
+    ],
+    "MaxSim": [
+        (
+            {"heads": 2, "size": 3},
+            [[_QUERY, _ROWS[0]], _ROWS[0]],
+            [(5, 6), (6, 6), (6, 6)],
+            (3, 1),
+        ),
+        (
+            {"heads": 2, "size": 3, "outputs": 2},
+            [[_QUERY], _DOCS],
+            [(5, 12), (5, 12)],
+            (3, 4, 2),
+        ),
+    ],
+    "FeatureAttention": [
+        ({}, _FIELDS, [(4, 4)] * 3, (3, 6, 4)),
+        ({"heads": 2}, [_FIELDS[0][:, np.newaxis]], [(4, 4)] * 3, (3, 1, 6, 4)),
+    ],
+    "LightSE": [
+        ({}, _FIELDS, [(6, 6), (6,)], (3, 6, 4)),
+        ({}, [_FIELDS[0][:, np.newaxis]], [(6, 6), (6,)], (3, 1, 6, 4)),
     ],
     "SENet": [
         ({}, _FIELDS, [(6, 2), (2, 6)], (3, 6, 4)),
@@ -47,6 +173,32 @@ CASES: dict[str, list[tuple[dict[str, Any], list[np.ndarray], list, tuple]]] = {
             [_FIELDS[0][:, np.newaxis]],
             [(6, 3), (3, 6)],
             (3, 1, 6, 4),
+        ),
+    ],
+    "SENetPlus": [
+        ({}, _FIELDS, [(24, 8), (8, 24), (4,), (4,)], (3, 6, 4)),
+        (
+            {"groups": 4, "reduction": 2},
+            [_FIELDS[0][:, np.newaxis]],
+            [(48, 24), (24, 24), (4,), (4,)],
+            (3, 1, 6, 4),
+        ),
+    ],
+    "TargetAttention": [
+        (
+            {"units": (4, 3)},
+            _ATTENTION,
+            [
+                *[(5, 6), (24, 4), (4,), (4, 3), (3,), (3, 1), (1,)],
+                *[(4,), (3,), (4,), (4,), (3,), (3,)],  # Dice: alpha, mean, variance
+            ],
+            (3, 6),
+        ),
+        (
+            {"units": (4,), "activation": "tanh", "softmax": True},
+            [_ROWS[0], _KEYS, _MASK],
+            [(24, 4), (4,), (4, 1)],
+            (3, 6),
         ),
     ],
     "ZeroAttention": [

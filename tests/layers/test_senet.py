@@ -62,18 +62,27 @@ def test_permuting_fields_and_weights_permutes_the_output() -> None:
     assert not np.allclose(gate(fields[:, order]), expected[:, order])
 
 
-def test_leading_axes_are_independent() -> None:
-    fields = np.random.default_rng(0).normal(size=[2, 4, 6, 5]).astype("float32")
-    gate = SENet()
-    flat = gate(fields.reshape(8, 6, 5))
-    np.testing.assert_allclose(gate(fields), tf.reshape(flat, [2, 4, 6, 5]), 1e-6)
-
-
-@pytest.mark.parametrize(("fields", "hidden"), [(2, 1), (3, 1), (5, 1), (7, 2)])
-def test_hidden_size(fields: int, hidden: int) -> None:
-    gate = SENet()
+@pytest.mark.parametrize(
+    ("fields", "reduction", "hidden"),
+    [(2, 2, 1), (3, 3, 1), (5, 3, 1), (7, 3, 2), (7, 7, 1), (7, 1, 7)],
+)
+def test_hidden_size(fields: int, reduction: int, hidden: int) -> None:
+    gate = SENet(reduction=reduction)
     gate.build([None, fields, 8])
     assert gate.squeeze_kernel.shape == [fields, hidden]
+    assert gate.count_params() == 2 * fields * hidden
+
+
+@pytest.mark.parametrize("squeeze", ["mean", "max"])
+def test_large_fields_under_mixed_precision(squeeze: str) -> None:
+    # The sum of 16 numbers of 3e4 is beyond float16; their mean and maximum are not.
+    # z = 3e4, z W1 = 3 * 3e4 * 1e-5 = 0.9, times W2 = 1: sigmoid(0.9) = 0.711.
+    gate = SENet(squeeze=squeeze, dtype="mixed_float16")
+    gate.build([None, 3, 16])
+    gate.set_weights([np.full([3, 1], 1e-5), np.ones([1, 3])])
+    weight = 1 / (1 + math.exp(-0.9))
+    output = gate(np.full([1, 3, 16], 3e4, "float32"))
+    np.testing.assert_allclose(output, np.full([1, 3, 16], 3e4 * weight), rtol=2e-3)
 
 
 def test_field_weights_outside_a_call_under_mixed_precision() -> None:
@@ -92,9 +101,7 @@ def test_errors() -> None:
         SENet(squeeze="sum")
     with pytest.raises(ValueError, match=r"`activations` must be a pair.*'relu'"):
         SENet(activations="relu")
-    with pytest.raises(ValueError, match=r"number of fields"):
-        SENet().build([None, None, 4])
-    with pytest.raises(ValueError, match=r"shape"):
-        SENet().build([4])
-    with pytest.raises(ValueError, match=r"call the layer on a batch first"):
-        SENet().field_weights(FIELDS)
+    with pytest.raises(ValueError, match=r"`reduction`.*fields 2\. Received: 3"):
+        SENet().build([None, 2, 4])
+    with pytest.raises(ValueError, match=r"`reduction`.*fields 7\. Received: 8"):
+        SENet(reduction=8).build([None, 7, 4])

@@ -181,6 +181,16 @@ def test_large_logits_stay_finite(kwargs: dict[str, Any], dtype: str) -> None:
         assert np.isfinite(gradient).all()
 
 
+def test_a_long_sum_is_float32_under_mixed_precision() -> None:
+    # 4,096 keys of 1 with logits of 0, and the zero vector: 4096 / 4097, which is 1 in
+    # bfloat16. Powers or shares added up in bfloat16 stop early.
+    attend = ZeroAttention(dtype="mixed_bfloat16")
+    attend.build(([None, 3], [None, None, 6]))
+    attend.set_weights([np.zeros([3, 6])])
+    output = attend(tf.ones([1, 3]), tf.ones([1, 4096, 6]))
+    np.testing.assert_array_equal(tf.cast(output, tf.float32), np.ones([1, 6]))
+
+
 def test_far_logits_give_all_or_nothing() -> None:
     attend = ZeroAttention()
     attend.build(([None, 1], [None, None, 1]))

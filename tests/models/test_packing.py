@@ -100,7 +100,7 @@ def test_towers_run_on_requests_and_on_real_documents(
 
     def record(self: TowerModel, columns: dict, training: bool = False) -> tf.Tensor:
         output = original(self, columns, training)
-        rows.setdefault(self.name, []).append(int(tf.shape(output)[0]))
+        rows.setdefault(self.name, []).append(int(tf.shape(output.outputs)[0]))
         return output
 
     monkeypatch.setattr(TowerModel, "call", record)

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tests.objectives.test_in_batch import loop
 from tfrs_prerank.objectives import Term
 from tfrs_prerank.objectives.terms import Forward, label_of, term_sums, usable
-from tfrs_prerank.scorers import Scorer, ScorerLayer
+from tfrs_prerank.scorers import Scorer
+from tfrs_prerank.scorers.vector_scorer import VectorScorer
 
 NAN = float("nan")
 # Two requests; the second has one real document.
@@ -32,14 +33,14 @@ def forward(tasks: int = 1, size: int = 2, seed: int = 0) -> Forward:
     return Forward(
         logits=tf.constant(np.stack([LOGITS] * tasks, axis=-1)),
         scores=tf.constant(LOGITS),
-        query_vectors=tf.constant(rng.normal(size=[2, tasks, size]).astype("f")),
-        doc_vectors=tf.constant(rng.normal(size=[4, tasks, size]).astype("f")),
+        query_vectors=tf.constant(rng.normal(size=[2, tasks * size]).astype("f")),
+        doc_vectors=tf.constant(rng.normal(size=[4, tasks * size]).astype("f")),
         index=INDEX,
     )
 
 
-def scorer(tasks: int = 1) -> ScorerLayer:
-    return ScorerLayer(Scorer("dot"), tasks)
+def scorer(tasks: int = 1) -> VectorScorer:
+    return VectorScorer(Scorer("dot"), tasks)
 
 
 def sums(term: Term, batch=None, out=None, task: int = 0, layer=None) -> list[float]:
@@ -111,7 +112,9 @@ def test_each_task_reads_its_own_logits_and_labels():
 
 def in_batch(task: int, out: Forward, temperature: float, weights) -> list:
     """The loop over the batch's real documents, with dot products by hand."""
-    queries, docs = out.query_vectors[:, task].numpy(), out.doc_vectors[:, task].numpy()
+    part = slice(2 * task, 2 * task + 2)
+    queries = out.query_vectors[:, part].numpy()
+    docs = out.doc_vectors[:, part].numpy()
     similarity = queries @ docs.T / temperature
     request = [0, 0, 0, 1]
     own = [similarity[q][v] for v, q in enumerate(request)]
@@ -139,7 +142,7 @@ def test_in_batch_of_one_task_among_two(temperature):
 
 def test_in_batch_uses_the_learned_scale():
     out = forward()
-    layer = ScorerLayer(Scorer("cosine", scale=4.0), 1)
+    layer = VectorScorer(Scorer("cosine", scale=4.0), 1)
     value, _ = sums(Term("like", "in_batch_softmax"), out=out, layer=layer)
     rows = in_batch(0, out, 1 / 4, [1.0] * 4)
     np.testing.assert_allclose(value, sum(v for v, _ in rows), rtol=1e-5)
@@ -173,8 +176,8 @@ def test_in_batch_stages_limit_the_rows_and_not_the_positives():
     out = forward()
     term = Term("like", "in_batch_softmax", stages=("exposed",))
     value, count = sums(term, out=out)
-    vectors = out.doc_vectors[:, 0].numpy()
-    a, _, c, _ = vectors @ out.query_vectors[0, 0].numpy()
+    vectors = out.doc_vectors.numpy()
+    a, _, c, _ = vectors @ out.query_vectors[0].numpy()
     # Only (0, a) is a row. b, ranked, is liked in the same request: no negative.
     expected = math.log(math.exp(a) + math.exp(c)) - a
     assert count == 1
@@ -186,7 +189,7 @@ def test_in_batch_positives_are_labels_above_0():
     batch = {**BATCH, "label/like": labels}
     out = forward()
     value, count = sums(Term("like", "in_batch_softmax"), batch, out)
-    logits = out.doc_vectors[:, 0].numpy() @ out.query_vectors[0, 0].numpy()
+    logits = out.doc_vectors.numpy() @ out.query_vectors[0].numpy()
     # A grade of 0.1 is a row against b, once, and c; padding has no row.
     expected = math.log(sum(map(math.exp, logits[:3]))) - logits[0]
     assert count == 1

@@ -9,20 +9,22 @@ import pytest
 import tensorflow as tf
 
 from tfrs_prerank.declaration import ConfigurationError
-from tfrs_prerank.scorers import Scorer, ScorerLayer
+from tfrs_prerank.scorers import Scorer, make_scorer
+from tfrs_prerank.scorers.vector_scorer import VectorScorer
+from tfrs_prerank.towers.encoded import Encoded
 
 # Two rows and two tasks of vectors of size 2.
 QUERY = tf.constant([[[3.0, 4.0], [1.0, 0.0]], [[0.0, 2.0], [1.0, 1.0]]])
 DOC = tf.constant([[[4.0, 3.0], [-2.0, 0.0]], [[5.0, 0.0], [3.0, 3.0]]])
 
 
-def logits(layer: ScorerLayer, query: tf.Tensor, doc: tf.Tensor) -> tf.Tensor:
+def logits(layer: VectorScorer, query: tf.Tensor, doc: tf.Tensor) -> tf.Tensor:
     pairs = layer.vectors(query) * layer.vectors(doc)
     return layer.logits(tf.reduce_sum(pairs, axis=-1))
 
 
 def test_dot_by_hand():
-    layer = ScorerLayer(Scorer("dot"), tasks=2)
+    layer = VectorScorer(Scorer("dot"), tasks=2)
     layer.bias.assign([0.5, -1.0])
     # 12 + 12, -2; 0, 6; and the bias.
     assert logits(layer, QUERY, DOC).numpy().tolist() == [[24.5, -3.0], [0.5, 5.0]]
@@ -30,7 +32,7 @@ def test_dot_by_hand():
 
 
 def test_cosine_by_hand():
-    layer = ScorerLayer(Scorer("cosine", scale=2.0), tasks=2)
+    layer = VectorScorer(Scorer("cosine", scale=2.0), tasks=2)
     np.testing.assert_allclose(
         # 24 / 25, -1; 0, 1; times 2.
         logits(layer, QUERY, DOC), [[1.92, -2.0], [0.0, 2.0]], atol=1e-6,
@@ -43,14 +45,14 @@ def test_cosine_by_hand():
 
 
 def test_vectors_of_a_cosine_have_unit_length_and_those_of_a_dot_are_kept():
-    unit = ScorerLayer(Scorer("cosine"), 2).vectors(QUERY)
+    unit = VectorScorer(Scorer("cosine"), 2).vectors(QUERY)
     np.testing.assert_allclose(tf.norm(unit, axis=-1), np.ones([2, 2]), rtol=1e-6)
     np.testing.assert_allclose(unit[0, 0], [0.6, 0.8], rtol=1e-6)
-    assert ScorerLayer(Scorer("dot"), 2).vectors(QUERY) is QUERY
+    assert VectorScorer(Scorer("dot"), 2).vectors(QUERY) is QUERY
 
 
 def test_length_does_not_matter_to_a_cosine():
-    layer = ScorerLayer(Scorer("cosine"), 2)
+    layer = VectorScorer(Scorer("cosine"), 2)
     expected = logits(layer, QUERY, DOC)
     for factor in (1e-3, 1e3, 1e15):
         np.testing.assert_allclose(
@@ -60,7 +62,7 @@ def test_length_does_not_matter_to_a_cosine():
 
 @pytest.mark.parametrize("kind", ["dot", "cosine"])
 def test_a_zero_vector_is_finite_and_so_is_its_gradient(kind):
-    layer = ScorerLayer(Scorer(kind), 1)
+    layer = VectorScorer(Scorer(kind), 1)
     layer.bias.assign([0.25])
     zero, doc = tf.zeros([1, 1, 3]), tf.constant([[[1.0, 2.0, 2.0]]])
     for query, other in ((zero, doc), (doc, zero), (zero, zero)):
@@ -74,7 +76,7 @@ def test_a_zero_vector_is_finite_and_so_is_its_gradient(kind):
 
 
 def test_the_scale_is_learned_and_stays_positive():
-    layer = ScorerLayer(Scorer("cosine", scale=3.0), 1)
+    layer = VectorScorer(Scorer("cosine", scale=3.0), 1)
     np.testing.assert_allclose(tf.exp(layer.log_scale), [3.0], rtol=1e-6)
     assert len(layer.trainable_variables) == 2
     # Opposite vectors that should score high: gradient descent pulls the scale down.
@@ -91,7 +93,7 @@ def test_the_scale_is_learned_and_stays_positive():
 
 def test_one_tasks_logits_equal_its_column():
     for kind in ("dot", "cosine"):
-        layer = ScorerLayer(Scorer(kind), 2)
+        layer = VectorScorer(Scorer(kind), 2)
         layer.bias.assign([0.5, -1.0])
         if layer.log_scale is not None:
             layer.log_scale.assign([0.3, 0.7])
@@ -106,7 +108,7 @@ def test_one_tasks_logits_equal_its_column():
 def test_scores_are_float32_under_every_policy():
     tf.keras.mixed_precision.set_global_policy("mixed_float16")
     try:
-        layer = ScorerLayer(Scorer("cosine"), 1)
+        layer = VectorScorer(Scorer("cosine"), 1)
         # 1,000 squared is infinite in float16.
         vector = tf.constant([[[1000.0, 0.0]]])
         result = logits(layer, vector, vector)
@@ -114,6 +116,50 @@ def test_scores_are_float32_under_every_policy():
         tf.keras.mixed_precision.set_global_policy("float32")
     assert result.dtype == tf.float32
     np.testing.assert_allclose(result, [[10.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dot", "cosine", "mlp", "max_sim"])
+def test_lists_score_as_rows_do(kind):
+    """`compare` of lists `[B, N, p]` equals that of each pair on its own."""
+    rng = np.random.default_rng(0)
+    tf.keras.utils.set_random_seed(0)
+
+    def encoded(rows: int, fields: int) -> Encoded:
+        def normal(*shape: int) -> tf.Tensor:
+            return tf.constant(rng.normal(size=shape).astype("f"))
+
+        return Encoded(
+            normal(rows, 2, 4), normal(rows, fields), (normal(rows, 5), normal(rows, 3))
+        )
+
+    query, docs = encoded(2, 6), encoded(2 * 3, 8)
+    scorer = make_scorer(Scorer(kind), tasks=2)
+    with_context = kind == "mlp"
+    scorer.ensure_built(query, docs, 3 if with_context else None)
+    for weight in scorer.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    context = tf.constant(rng.normal(size=[6, 3]).astype("f")) if with_context else None
+    queries, sides = scorer.query_side(query), scorer.doc_side(docs)
+    rows = scorer.compare(tf.repeat(queries, 3, axis=0), sides, context)
+    lists = scorer.compare(
+        queries,
+        tf.reshape(sides, [2, 3, sides.shape[1]]),
+        None if context is None else tf.reshape(context, [2, 3, 3]),
+    )
+    assert rows.shape == [6, 2]
+    np.testing.assert_allclose(tf.reshape(lists, [6, 2]), rows, rtol=1e-4, atol=1e-4)
+    assert np.ptp(rows, axis=0).min() > 0
+
+
+def test_cosine_is_the_dot_product_of_normalised_vectors():
+    cosine, dot = (
+        VectorScorer(Scorer("cosine", scale=1.0), 2),
+        VectorScorer(Scorer("dot"), 2),
+    )
+    unit = [tf.math.l2_normalize(x, axis=-1) for x in (QUERY, DOC)]
+    np.testing.assert_allclose(
+        logits(cosine, QUERY, DOC), logits(dot, *unit), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,13 +175,24 @@ def test_scores_are_float32_under_every_policy():
             "Scorer: scale does nothing with kind='dot'; leave it out. "
             "Received: scale=5.0",
         ),
+        ({"kind": "mlp", "units": 0}, "Scorer: units must be at least 1. Received: 0"),
+        (
+            {"kind": "max_sim", "units": 8},
+            "Scorer: units does nothing with kind='max_sim'; leave it out. "
+            "Received: units=8",
+        ),
+        (
+            {"kind": "dot", "cross": "concat"},
+            'Scorer: cross="concat" belongs to kind="mlp", whose network reads the '
+            "cross vector; leave it out. Received: kind='dot'",
+        ),
         (
             {"kind": "cos"},
             "Scorer.kind: unknown 'cos'; did you mean 'cosine'?",
         ),
         (
             {"cross": "mul"},
-            "Scorer.cross: unknown 'mul'; known: add",
+            "Scorer.cross: unknown 'mul'; known: add, concat",
         ),
     ],
 )

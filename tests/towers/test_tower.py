@@ -11,9 +11,9 @@ import tensorflow as tf
 from tfrs_prerank.declaration import ConfigurationError
 from tfrs_prerank.features import Categorical, Numeric, Schema, Task
 from tfrs_prerank.features.encoders import make_tables
-from tfrs_prerank.towers import BiasModel, Tower, TowerModel
+from tfrs_prerank.towers import BiasModel, Gate, Interaction, Tower, TowerModel
 from tfrs_prerank.towers.tower import Activation
-from tfrs_prerank.towers.tower_model import mlp
+from tfrs_prerank.towers.tower_model import MLP
 
 A = Numeric("a", "doc", dimension=2)
 B = Numeric("b", "doc", dimension=2)
@@ -26,6 +26,7 @@ SCHEMA = Schema(
     ],
     [Task("click")],
 )
+SENET = Gate("senet", reduction=2)
 # One row with a = 1 and b = 2, whose fields are (1, 1) and (2, -2).
 COLUMNS = {"a": tf.constant([1.0]), "b": tf.constant([2.0])}
 
@@ -51,7 +52,7 @@ def set_cross(model: TowerModel, kernel: Any) -> None:
 
 
 def output(model: TowerModel, **kwargs: Any) -> list:
-    return model(COLUMNS, **kwargs).numpy().tolist()
+    return model(COLUMNS, **kwargs).outputs.numpy().tolist()
 
 
 def test_only_fields_and_a_linear_head():
@@ -74,7 +75,7 @@ def test_the_last_layer_is_linear():
 
 
 def test_parallel_joins_cross_network_and_mlp():
-    model = tower_model(units=(1,), interaction="dcn_v1", depth=1)
+    model = tower_model(units=(1,), interaction=Interaction("dcn_v1", depth=1))
     set_cross(model, [1, 0, 1, 0])
     dense(model.mlp.layers[0], [[1], [1], [1], [1]], [0])
     dense(model.head, [[1], [0], [0], [1], [-3]], [0.5])
@@ -84,7 +85,9 @@ def test_parallel_joins_cross_network_and_mlp():
 
 
 def test_stacked_feeds_the_cross_network_to_the_mlp():
-    model = tower_model(units=(1,), interaction="dcn_v1", depth=1, combine="stacked")
+    model = tower_model(
+        units=(1,), interaction=Interaction("dcn_v1", depth=1), combine="stacked"
+    )
     set_cross(model, [1, 0, 1, 0])
     dense(model.mlp.layers[0], [[1], [2], [1], [1]], [0])
     dense(model.head, [[-1]], [0.5])
@@ -93,17 +96,17 @@ def test_stacked_feeds_the_cross_network_to_the_mlp():
 
 
 def test_cross_network_alone_in_both_versions():
-    v2 = tower_model(units=(), interaction="dcn_v2", depth=1)
+    v2 = tower_model(units=(), interaction=Interaction("dcn_v2", depth=1))
     set_cross(v2, np.eye(4))
     dense(v2.head, [[1], [10], [100], [1000]], [0])
     # x0 * x0 + x0 = (2, 2, 6, 2)
     assert output(v2) == [[[2622.0]]]
-    v1 = tower_model(units=(), interaction="dcn_v1", depth=1)
+    v1 = tower_model(units=(), interaction=Interaction("dcn_v1", depth=1))
     set_cross(v1, [1, 0, 0, 0])
     dense(v1.head, [[1], [10], [100], [1000]], [0])
     # 2 x0 = (2, 2, 4, -4)
     assert output(v1) == [[[-3578.0]]]
-    low_rank = tower_model(units=(), interaction="dcn_v2", depth=3, rank=1)
+    low_rank = tower_model(units=(), interaction=Interaction("dcn_v2", depth=3, rank=1))
     assert len(low_rank.interaction.kernels) == 3
     assert [tuple(k["down"].shape) for k in low_rank.interaction.kernels] == [
         (4, 1)
@@ -111,7 +114,9 @@ def test_cross_network_alone_in_both_versions():
 
 
 def test_the_gate_weighs_fields_before_all_else():
-    model = tower_model(units=(), gate="senet", interaction="dcn_v2", depth=1)
+    model = tower_model(
+        units=(), gate=SENET, interaction=Interaction("dcn_v2", depth=1)
+    )
     # Field means are 1 and 0: the hidden unit is relu(1 * 1), the weights are
     # sigmoid(0) of a and sigmoid(-100) of b.
     model.gate.set_weights([np.array([[1.0], [5.0]]), np.array([[0.0, -100.0]])])
@@ -152,18 +157,18 @@ def test_batch_statistics_are_used_and_kept_in_training():
     model.mlp.layers[0].set_weights([np.eye(4, 1)])
     dense(model.head, [[1]], [0])
     columns = {"a": tf.constant([1.0, 3.0]), "b": tf.constant([0.0, 0.0])}
-    trained = model(columns, training=True).numpy()[:, 0, 0]
+    trained = model(columns, training=True).outputs.numpy()[:, 0, 0]
     # Mean 2, variance 1: relu(-1), relu(1).
     np.testing.assert_allclose(trained, [0.0, 1 / np.sqrt(1.001)], rtol=1e-5)
     *_, mean, variance = model.mlp.layers[1].get_weights()
     np.testing.assert_allclose([mean[0], variance[0]], [0.02, 1.0], rtol=1e-5)
-    served = model(columns).numpy()[:, 0, 0]
+    served = model(columns).outputs.numpy()[:, 0, 0]
     np.testing.assert_allclose(served, [0.98, 2.98], rtol=1e-3)
 
 
 def test_layer_normalisation_dropout_and_activation_are_as_declared():
     tower = Tower(units=(8, 4), normalization="layer", dropout=0.5, activation="tanh")
-    layers = mlp(tower).layers
+    layers = MLP(tower).layers
     names = [type(layer).__name__ for layer in layers]
     assert names == ["Dense", "LayerNormalization", "Activation", "Dropout"] * 2
     assert [layers[0].units, layers[4].units] == [8, 4]
@@ -212,7 +217,7 @@ def test_a_tower_reads_the_features_of_one_owner():
 def test_a_tower_does_not_see_other_columns():
     model = tower_model(units=(3,))
     others = {**COLUMNS, "clicks": tf.constant([9.0]), "user_id": tf.constant(["u"])}
-    assert model(others).numpy().tolist() == output(model)
+    assert model(others).outputs.numpy().tolist() == output(model)
     with pytest.raises(KeyError, match="b"):
         model({"a": tf.constant([1.0])})
 
@@ -220,9 +225,9 @@ def test_a_tower_does_not_see_other_columns():
 def test_outputs_are_float32_under_mixed_precision():
     tf.keras.mixed_precision.set_global_policy("mixed_float16")
     try:
-        model = tower_model(units=(3,), gate="senet", interaction="dcn_v2")
+        model = tower_model(units=(3,), gate=SENET, interaction="dcn_v2")
         assert model.head(tf.zeros([1, 7])).dtype == tf.float16
-        assert model(COLUMNS).dtype == tf.float32
+        assert model(COLUMNS).outputs.dtype == tf.float32
         assert {v.dtype for v in model.variables} == {tf.float32}
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
@@ -231,15 +236,15 @@ def test_outputs_are_float32_under_mixed_precision():
 def test_rows_do_not_depend_on_each_other():
     tf.keras.utils.set_random_seed(0)
     model = tower_model(
-        size=3, units=(5,), gate="senet", interaction="dcn_v2", normalization="batch"
+        size=3, units=(5,), gate=SENET, interaction="dcn_v2", normalization="batch"
     )
     rng = np.random.default_rng(0)
     columns = {k: tf.constant(rng.normal(size=4).astype("f")) for k in ("a", "b")}
-    together = model(columns).numpy()
+    together = model(columns).outputs.numpy()
     for row in range(4):
-        alone = model({k: v[row : row + 1] for k, v in columns.items()})
+        alone = model({k: v[row : row + 1] for k, v in columns.items()}).outputs
         np.testing.assert_allclose(alone[0], together[row], rtol=1e-5, atol=1e-6)
-    assert model({k: v[:0] for k, v in columns.items()}).shape == [0, 1, 3]
+    assert model({k: v[:0] for k, v in columns.items()}).outputs.shape == [0, 1, 3]
 
 
 # The bias of training.
@@ -272,7 +277,6 @@ def test_bias_is_the_sum_of_one_number_for_each_value():
     [
         ({"unit": (3,)}, ".unit: unknown key 'unit'; did you mean 'units'?"),
         ({"units": (3, 0)}, ": units must be at least 1. Received: (3, 0)"),
-        ({"depth": 0}, ": depth must be at least 1. Received: 0"),
         ({"dimension": -1}, ": dimension must be at least 1. Received: -1"),
         ({"output": 0}, ": output must be at least 1. Received: 0"),
         ({"dropout": 1}, ": dropout must be in [0, 1). Received: 1.0"),
@@ -284,9 +288,16 @@ def test_bias_is_the_sum_of_one_number_for_each_value():
             {"interaction": "dcn"},
             ".interaction: unknown 'dcn'; did you mean 'dcn_v2'?",
         ),
+        ({"gate": "senett"}, ".gate: unknown 'senett'; did you mean 'senet'?"),
         (
-            {"rank": 4, "interaction": "dcn_v1"},
-            ": rank belongs to interaction=\"dcn_v2\". Received: interaction='dcn_v1'",
+            {"interaction": {"kind": "cin", "depth": 3}},
+            ".interaction: depth does nothing with kind='cin'; leave it out. "
+            "Received: depth=3",
+        ),
+        (
+            {"gate": {"kind": "light_se", "heads": 2}},
+            ".gate: heads does nothing with kind='light_se'; leave it out. "
+            "Received: heads=2",
         ),
         # What has no effect is refused.
         (
@@ -302,11 +313,6 @@ def test_bias_is_the_sum_of_one_number_for_each_value():
             {"units": (), "activation": "tanh"},
             ": activation does nothing with units=(); leave it out. "
             "Received: activation='tanh'",
-        ),
-        (
-            {"depth": 3},
-            ": depth does nothing with interaction=None; leave it out. "
-            "Received: depth=3",
         ),
         (
             {"combine": "stacked"},

@@ -1,10 +1,45 @@
 """Keras layers for towers: field gates, feature crosses and attention."""
 
+from tfrs_prerank.layers.additive_attention import (
+    AdditiveAttention as AdditiveAttention,
+)
+from tfrs_prerank.layers.behavior_transformer import (
+    BehaviorTransformer as BehaviorTransformer,
+)
+from tfrs_prerank.layers.bilinear_interaction import (
+    BilinearInteraction as BilinearInteraction,
+)
+from tfrs_prerank.layers.cin import CIN as CIN
 from tfrs_prerank.layers.cross_network import CrossNetwork as CrossNetwork
+from tfrs_prerank.layers.dice import Dice as Dice
 from tfrs_prerank.layers.dot_product_attention import (
     DotProductAttention as DotProductAttention,
 )
+from tfrs_prerank.layers.feature_attention import FeatureAttention as FeatureAttention
+from tfrs_prerank.layers.fibinet import FiBiNet as FiBiNet
+from tfrs_prerank.layers.late_interaction import LateInteraction as LateInteraction
+from tfrs_prerank.layers.light_se import LightSE as LightSE
+from tfrs_prerank.layers.max_sim import MaxSim as MaxSim
 from tfrs_prerank.layers.senet import SENet as SENet
+from tfrs_prerank.layers.senet_plus import SENetPlus as SENetPlus
+from tfrs_prerank.layers.target_attention import TargetAttention as TargetAttention
 from tfrs_prerank.layers.zero_attention import ZeroAttention as ZeroAttention
 
-__all__ = ["CrossNetwork", "DotProductAttention", "SENet", "ZeroAttention"]
+__all__ = [
+    "CIN",
+    "AdditiveAttention",
+    "BehaviorTransformer",
+    "BilinearInteraction",
+    "CrossNetwork",
+    "Dice",
+    "DotProductAttention",
+    "FeatureAttention",
+    "FiBiNet",
+    "LateInteraction",
+    "LightSE",
+    "MaxSim",
+    "SENet",
+    "SENetPlus",
+    "TargetAttention",
+    "ZeroAttention",
+]

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfrs_prerank.layers._checks import check_known
+from tfrs_prerank.layers._precision import accumulate
 
 
 class QueryKeysLayer(tf.keras.layers.Layer):
@@ -74,6 +75,33 @@ class QueryKeysLayer(tf.keras.layers.Layer):
         return tf.where(mask[..., tf.newaxis], keys, tf.zeros([], keys.dtype))
 
 
+def additive_hidden(
+    query: tf.Tensor,
+    keys: tf.Tensor,
+    query_kernel: tf.Tensor,
+    key_kernel: tf.Tensor,
+    bias: tf.Tensor,
+) -> tf.Tensor:
+    """Returns `tanh(q A + k C + b)`, `[B, T, units]`; `q A + b` once per query."""
+    query = tf.matmul(query, query_kernel) + bias
+    return tf.tanh(tf.tensordot(keys, key_kernel, 1) + query[:, tf.newaxis, :])
+
+
+def weighted_sum(weights: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+    """Sums keys `[B, T, D]` with weights `[B, T]` or `[B, heads, T]`.
+
+    Returns:
+        `[B, D]` or `[B, heads, D]` in the dtype of the keys, added up in float32 or
+        float64.
+    """
+    wide, weights = accumulate(keys), accumulate(weights)
+    if weights.shape.rank == 2:
+        total = tf.linalg.matvec(wide, weights, transpose_a=True)
+    else:
+        total = tf.matmul(weights, wide)
+    return tf.cast(total, keys.dtype)
+
+
 def masked_softmax(
     logits: tf.Tensor, mask: tf.Tensor | None, zero_logit: tf.Tensor | None = None
 ) -> tf.Tensor:
@@ -82,17 +110,18 @@ def masked_softmax(
     Where nothing is left all weights are exactly 0, and so are all gradients.
 
     Args:
-        logits: float32 `[..., T]`.
+        logits: float32 or float64 `[..., T]`.
         mask: bool, broadcastable to `[..., T]`, or `None`.
-        zero_logit: float32, broadcastable to `[..., 1]`: the logit of one more slot
-            that takes its share of the weight and is not returned.
+        zero_logit: broadcastable to `[..., 1]`: the logit of one more slot that takes
+            its share of the weight and is not returned.
 
     Returns:
-        float32 `[..., T]`. It adds up to 1, or to less with a `zero_logit`.
+        `[..., T]`, of the dtype of the logits. It adds up to 1, or to less with a
+        `zero_logit`.
     """
     if mask is not None:
         # The lowest float, not -inf: where all is masked, -inf - -inf is NaN.
-        logits = tf.where(mask, logits, tf.float32.min)
+        logits = tf.where(mask, logits, logits.dtype.min)
     top = tf.reduce_max(logits, axis=-1, keepdims=True)
     if zero_logit is not None:
         top = tf.maximum(top, zero_logit)

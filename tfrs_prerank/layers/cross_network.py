@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfrs_prerank.layers._checks import check_choice, check_known, check_positive_int
+from tfrs_prerank.layers._precision import accumulate
 
 
 @tf.keras.utils.register_keras_serializable(package="tfrs_prerank")
@@ -156,7 +157,7 @@ class CrossNetwork(tf.keras.layers.Layer):
         hidden = tf.reshape(tf.tanh(down), [-1, self.experts, self.rank])
         inner = tf.reshape(kernels["inner"], [self.rank, self.experts, self.rank])
         hidden = tf.tanh(tf.einsum("bkr,rks->bks", hidden, inner))
-        logits = tf.cast(tf.matmul(x, kernels["gate"]), tf.float32)
+        logits = accumulate(tf.matmul(x, kernels["gate"]))
         gates = tf.cast(tf.nn.softmax(logits), hidden.dtype)  # [B, K]
         # Gating before the last kernel keeps [B, K, d] from ever existing.
         hidden = tf.reshape(

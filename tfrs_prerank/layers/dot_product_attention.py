@@ -6,7 +6,8 @@ import math
 
 import tensorflow as tf
 
-from tfrs_prerank.layers._attention import QueryKeysLayer, masked_softmax
+from tfrs_prerank.layers._attention import QueryKeysLayer, masked_softmax, weighted_sum
+from tfrs_prerank.layers._precision import accumulate
 
 
 @tf.keras.utils.register_keras_serializable(package="tfrs_prerank")
@@ -69,6 +70,6 @@ class DotProductAttention(QueryKeysLayer):
         if self.query_kernel is not None:
             query = tf.matmul(query, self.query_kernel)
         # float32 before the product: float16 would overflow at 65504.
-        logits = tf.linalg.matvec(tf.cast(keys, tf.float32), tf.cast(query, tf.float32))
+        logits = tf.linalg.matvec(accumulate(keys), accumulate(query))
         weights = masked_softmax(logits / math.sqrt(keys.shape[-1]), mask)  # [B, T]
-        return tf.linalg.matvec(keys, tf.cast(weights, keys.dtype), transpose_a=True)
+        return weighted_sum(weights, keys)

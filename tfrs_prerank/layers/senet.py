@@ -7,11 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrs_prerank.layers._checks import check_choice, check_known, check_positive_int
+from tfrs_prerank.layers._checks import check_choice, check_positive_int
+from tfrs_prerank.layers._field_gate import FieldGate
+from tfrs_prerank.layers._precision import accumulate
 
 
 @tf.keras.utils.register_keras_serializable(package="tfrs_prerank")
-class SENet(tf.keras.layers.Layer):
+class SENet(FieldGate):
     """Gives every field a weight that depends on all fields of the example.
 
     With fields `e_1 .. e_F` of size `D`:
@@ -20,8 +22,8 @@ class SENet(tf.keras.layers.Layer):
         a   = s2(s1(z W_1) W_2)                excitation, eq. 3
         v_i = a_i e_i                          re-weighting, eq. 4
 
-    `W_1` is `[F, H]` and `W_2` is `[H, F]` with `H = max(1, F // reduction)`.
-    Neither has a bias. Cost: `2 F D + 2 F H` multiply-adds per example.
+    `W_1` is `[F, H]` and `W_2` is `[H, F]` with `H = F // reduction`. Neither has a
+    bias. `field_weights` returns `a`. Cost: `2 F D + 2 F H` multiply-adds per example.
 
     Differs from the sources: the paper of FiBiNET uses ReLU twice, the original
     network (and the default here) ReLU and then sigmoid. With ReLU last a field can
@@ -36,7 +38,7 @@ class SENet(tf.keras.layers.Layer):
     TensorShape([2, 6])
 
     Args:
-        reduction: how many times smaller the hidden layer is than `F`.
+        reduction: how many times smaller the hidden layer is than `F`; at most `F`.
         squeeze: `"mean"` or `"max"` over the `D` values of a field.
         activations: the two activations `(s1, s2)`, names or functions.
         **kwargs: arguments of `tf.keras.layers.Layer`.
@@ -45,10 +47,11 @@ class SENet(tf.keras.layers.Layer):
         fields: `[..., F, D]`, floating point.
 
     Returns:
-        `[..., F, D]` in the layer's compute dtype.
+        `[..., F, D]` in the layer's compute dtype. Means are computed in float32.
 
     Raises:
-        ValueError: an argument is out of range, or `F` is unknown.
+        ValueError: an argument is out of range, `F` is unknown or less than 2, or
+            `reduction` is larger than `F`.
 
     References:
         Huang et al., FiBiNET, https://arxiv.org/abs/1905.09433, eq. 2-5.
@@ -75,13 +78,13 @@ class SENet(tf.keras.layers.Layer):
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the two kernels."""
-        shape = tf.TensorShape(input_shape)
-        if shape.rank is None or shape.rank < 2:
+        fields = self.number_of_fields(input_shape)
+        if self.reduction > fields:
             raise ValueError(
-                f"SENet takes fields of shape [..., F, D]. Received: shape {shape}"
+                f"`reduction` must not be larger than the number of fields {fields}. "
+                f"Received: {self.reduction}"
             )
-        fields = check_known("SENet", "number of fields", shape[-2])
-        hidden = max(1, fields // self.reduction)
+        hidden = fields // self.reduction
         self.squeeze_kernel = self.add_weight(
             "squeeze_kernel", [fields, hidden], initializer="glorot_uniform"
         )
@@ -90,37 +93,17 @@ class SENet(tf.keras.layers.Layer):
         )
         super().build(input_shape)
 
-    def field_weights(self, fields: tf.Tensor) -> tf.Tensor:
-        """Returns the weight of every field, to explain or to log.
-
-        Args:
-            fields: `[..., F, D]`, the layer's input.
-
-        Returns:
-            `[..., F]` in the layer's compute dtype.
-
-        Raises:
-            ValueError: the layer has not been built.
-        """
-        if not self.built:
-            raise ValueError(
-                f"{self.name} has no weights yet. Received: fields of shape "
-                f"{tuple(fields.shape)}; call the layer on a batch first"
-            )
-        # Keras casts inputs and weights only inside `__call__`.
-        fields = tf.cast(fields, self.compute_dtype)
+    def _field_weights(self, fields: tf.Tensor) -> tf.Tensor:
+        """Returns `a`."""
         first, second = self.activations
         reduce = tf.reduce_mean if self.squeeze == "mean" else tf.reduce_max
-        squeezed = reduce(fields, axis=-1)  # [..., F]
-        hidden = tf.tensordot(squeezed, tf.cast(self.squeeze_kernel, fields.dtype), 1)
-        hidden = first(hidden)  # [..., H]
-        return second(
-            tf.tensordot(hidden, tf.cast(self.excite_kernel, fields.dtype), 1)
-        )
+        squeezed = tf.cast(reduce(accumulate(fields), axis=-1), fields.dtype)
+        hidden = first(self.times(squeezed, self.squeeze_kernel))  # [..., H]
+        return second(self.times(hidden, self.excite_kernel))
 
     def call(self, fields: tf.Tensor) -> tf.Tensor:
         """Returns the fields, each multiplied by its weight."""
-        return fields * self.field_weights(fields)[..., tf.newaxis]
+        return fields * self._field_weights(fields)[..., tf.newaxis]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

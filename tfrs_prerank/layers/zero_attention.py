@@ -7,8 +7,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrs_prerank.layers._attention import QueryKeysLayer, masked_softmax
+from tfrs_prerank.layers._attention import (
+    QueryKeysLayer,
+    additive_hidden,
+    masked_softmax,
+    weighted_sum,
+)
 from tfrs_prerank.layers._checks import check_choice, check_positive_int
+from tfrs_prerank.layers._precision import accumulate
 
 
 @tf.keras.utils.register_keras_serializable(package="tfrs_prerank")
@@ -142,7 +148,7 @@ class ZeroAttention(QueryKeysLayer):
             None if mask is None else mask[:, tf.newaxis, :],
             self._zero_logits(query),
         )
-        pooled = tf.matmul(tf.cast(weights, keys.dtype), keys)  # [B, heads, D]
+        pooled = weighted_sum(weights, keys)  # [B, heads, D]
         if self.heads == 1:
             return tf.squeeze(pooled, axis=1)
         size = keys.shape[-1]
@@ -152,36 +158,31 @@ class ZeroAttention(QueryKeysLayer):
     def _scores(self, query: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
         """Returns `f`, float32 `[B, heads, T]`."""
         size = keys.shape[-1]
-        queries = tf.matmul(query, self.query_kernel)
         if self.score == "dot":
+            queries = tf.matmul(query, self.query_kernel)
             queries = tf.reshape(queries, [-1, self.heads, size])
             # float32 before the product: float16 would overflow at 65504.
             products = tf.matmul(
-                tf.cast(queries, tf.float32),
-                tf.cast(keys, tf.float32),
-                transpose_b=True,
+                accumulate(queries), accumulate(keys), transpose_b=True
             )
             return products / math.sqrt(size)
-        hidden = tf.tanh(
-            tf.tensordot(keys, self.key_kernel, 1)
-            + (queries + self.score_bias)[:, tf.newaxis, :]
+        hidden = additive_hidden(
+            query, keys, self.query_kernel, self.key_kernel, self.score_bias
         )  # [B, T, D]
         width = size // self.heads
         hidden = tf.reshape(hidden, [-1, tf.shape(keys)[1], self.heads, width])
         return tf.einsum(
-            "bthe,he->bht",
-            tf.cast(hidden, tf.float32),
-            tf.cast(self.score_kernel, tf.float32),
+            "bthe,he->bht", accumulate(hidden), accumulate(self.score_kernel)
         )
 
     def _zero_logits(self, query: tf.Tensor) -> tf.Tensor:
         """Returns `z`, float32, broadcastable to `[B, heads, 1]`."""
         if self.zero_logit == "fixed":
-            return tf.zeros([1, 1, 1])
+            return tf.zeros([1, 1, 1], accumulate(query).dtype)
         logits = self.zero_bias
         if self.zero_logit == "query":
             logits = tf.matmul(query, self.zero_kernel) + logits
-        return tf.cast(tf.reshape(logits, [-1, self.heads, 1]), tf.float32)
+        return accumulate(tf.reshape(logits, [-1, self.heads, 1]))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -6,11 +6,12 @@ Nothing here needs TensorFlow, so a configuration is checked at once.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from tfrs_prerank.declaration import ConfigurationError, declaration
 from tfrs_prerank.features.schema import Schema
-from tfrs_prerank.scorers.scorer import Scorer
+from tfrs_prerank.objectives.objective import Objective
+from tfrs_prerank.scorers.scorer import Scorer, ScorerKind
 from tfrs_prerank.towers.tower import Tower
 
 
@@ -27,14 +28,14 @@ class ModelConfig:
 
     Example:
     >>> from tfrs_prerank.models.config import ModelConfig
-    >>> ModelConfig(scorer="dot").scorer
-    Scorer(kind='dot', cross='add', scale=10.0)
+    >>> ModelConfig(scorer="dot").scorer.kind
+    'dot'
     """
 
     query_tower: Tower = Tower()
     doc_tower: Tower = Tower()
     cross_tower: Tower | None = None
-    scorer: Scorer | Literal["dot", "cosine"] = Scorer()
+    scorer: Scorer | ScorerKind = Scorer()
     distinct_documents: bool = False
 
     def __post_init__(self) -> None:
@@ -46,12 +47,20 @@ class ModelConfig:
                 f"output={self.query_tower.output} and output={self.doc_tower.output}"
             )
 
-    def check(self, schema: Schema) -> None:
-        """Raises ConfigurationError where the declarations do not fit a schema.
+    def check(self, schema: Schema, objective: Objective) -> None:
+        """Raises ConfigurationError where the declarations do not fit the others.
 
         Args:
             schema: the features and tasks.
+            objective: what is optimised.
         """
+        assert isinstance(self.scorer, Scorer)
+        losses = [term.loss for term in objective.terms]
+        if "in_batch_softmax" in losses and not self.scorer.compares_vectors:
+            raise ConfigurationError(
+                "in_batch_softmax compares vectors, of the scorers 'dot' and 'cosine' "
+                f"only. Received: scorer={self.scorer.kind!r}"
+            )
         cross = schema.owned_by("cross")
         if cross and self.cross_tower is None:
             raise ConfigurationError(

@@ -13,8 +13,9 @@ from tfrs_prerank.features.match import cross_matches, keys_of, own_matches
 from tfrs_prerank.features.schema import BATCH_OWN_COLUMNS, Column, Schema
 from tfrs_prerank.objectives.in_batch import first_rows
 from tfrs_prerank.objectives.terms import Forward
-from tfrs_prerank.scorers import Scorer, ScorerLayer
+from tfrs_prerank.scorers import Scorer, make_scorer
 from tfrs_prerank.towers import BiasModel, Tower, TowerModel
+from tfrs_prerank.towers.encoded import Encoded
 
 _OF_TASKS = ("label/", "weight/", "teacher/")
 
@@ -49,17 +50,19 @@ class Network(tf.keras.layers.Layer):
         self.distinct_documents = distinct_documents
         self.tables = make_tables(schema)
         tasks = len(schema.tasks)
-        self.query_tower = self._tower(query_tower, "query", query_tower.output)
-        self.doc_tower = self._tower(doc_tower, "doc", query_tower.output)
-        self.cross_tower = (
-            None if cross_tower is None else self._tower(cross_tower, "cross", 1)
-        )
+        self.query_tower = self._tower(query_tower, "query", tasks, query_tower.output)
+        self.doc_tower = self._tower(doc_tower, "doc", tasks, doc_tower.output)
+        self.cross_tower: TowerModel | None = None
+        if cross_tower is not None:
+            joins = scorer.cross == "concat"
+            sizes = (1, cross_tower.output) if joins else (tasks, 1)
+            self.cross_tower = self._tower(cross_tower, "cross", *sizes)
         self.bias_model = (
             BiasModel(schema.training_only, self.tables, tasks)
             if schema.training_only
             else None
         )
-        self.scorer = ScorerLayer(scorer, tasks)
+        self.scorer = make_scorer(scorer, tasks)
         self.fusion = self.add_weight(
             name="fusion",
             shape=[tasks],
@@ -73,6 +76,7 @@ class Network(tf.keras.layers.Layer):
         )
         # Every weight exists from here on, so that a backup finds what it restores.
         example = self._example()
+        self._build_scorer(example)
         self(example)
         if self.bias_model is not None:
             self.bias_model(self._bias_columns(example, tf.zeros([1], tf.int64)))
@@ -99,12 +103,13 @@ class Network(tf.keras.layers.Layer):
         doc_columns = self._columns(batch, "doc")
         query_vectors = self.encode_query(query_columns, training)
         doc_vectors = self._encode_packed(batch, doc_columns, index, training)
-        pairs = tf.gather(query_vectors, request) * doc_vectors
-        logits = self.scorer.logits(tf.reduce_sum(pairs, axis=-1))
+        cross = None
         if self.cross_tower is not None:
             cross = self._columns(batch, "cross")
             cross |= self._matches(batch, query_columns, doc_columns)
-            logits += self.cross_logits(_pack(cross, index), training)
+            cross = _pack(cross, index)
+        queries = tf.gather(query_vectors, request)
+        logits = self.compare(queries, doc_vectors, cross, training)
         if self.bias_model is not None and training:
             logits += self.bias_model(self._bias_columns(batch, index), training=True)
         places = index[:, tf.newaxis]
@@ -125,25 +130,47 @@ class Network(tf.keras.layers.Layer):
     def encode_query(
         self, columns: Mapping[str, tf.Tensor], training: bool = False
     ) -> tf.Tensor:
-        """Encodes query columns to vectors `[B, tasks, d]`."""
+        """Encodes query columns to what the scorer keeps of them, `[B, q]`."""
         columns = {**columns, **own_matches(self.schema, columns, "query")}
-        outputs = self.query_tower(columns, training=training)
-        return self.scorer.vectors(outputs)
+        return self.scorer.query_side(self._encoded("query", columns, training))
 
     def encode_docs(
         self, columns: Mapping[str, tf.Tensor], training: bool = False
     ) -> tf.Tensor:
-        """Encodes document columns `[M, ...]` to vectors `[M, tasks, d]`."""
+        """Encodes document columns `[M, ...]` to what the scorer stores, `[M, p]`."""
         columns = {**columns, **own_matches(self.schema, columns, "doc")}
-        outputs = self.doc_tower(columns, training=training)
-        return self.scorer.vectors(outputs)
+        return self.scorer.doc_side(self._encoded("doc", columns, training))
 
-    def cross_logits(
-        self, columns: Mapping[str, tf.Tensor], training: bool = False
+    def compare(
+        self,
+        queries: tf.Tensor,
+        docs: tf.Tensor,
+        cross: Mapping[str, tf.Tensor] | None = None,
+        training: bool = False,
     ) -> tf.Tensor:
-        """Computes the cross tower's logits `[rows, tasks]`."""
-        assert self.cross_tower is not None
-        return self.cross_tower(columns, training=training)[:, :, 0]
+        """Computes logits from encoded queries and documents.
+
+        Args:
+            queries: `[B, q]`.
+            docs: one document for each query `[B, p]`, or lists `[B, N, p]`.
+            cross: columns of the cross tower for every document in order, `[rows]` or
+                `[rows, T]`; None without one.
+            training: drops units of the cross tower.
+
+        Returns:
+            `[B, tasks]` or `[B, N, tasks]`.
+        """
+        if self.cross_tower is None or cross is None:
+            return self.scorer.compare(queries, docs, None)
+        outputs = self.cross_tower(cross, training=training).outputs
+        if self.scorer.scorer.cross == "concat":
+            context = outputs[:, 0]
+            if docs.shape.rank == 3:
+                shape = [*tf.unstack(tf.shape(docs)[:2]), context.shape[-1]]
+                context = tf.reshape(context, shape)
+            return self.scorer.compare(queries, docs, context)
+        logits = self.scorer.compare(queries, docs, None)
+        return logits + tf.reshape(outputs[:, :, 0], tf.shape(logits))
 
     def scores(self, logits: tf.Tensor) -> tf.Tensor:
         """Fuses logits `[..., tasks]` into the pre-rank scores `[...]`."""
@@ -151,11 +178,55 @@ class Network(tf.keras.layers.Layer):
             return logits[..., 0]
         return tf.reduce_sum(tf.sigmoid(logits) * self.fusion, axis=-1)
 
+    def field_weights(
+        self, batch: Mapping[str, tf.Tensor], side: str
+    ) -> tf.Tensor | None:
+        """Returns the weights that a tower's gate gives its fields.
+
+        Args:
+            batch: a batch.
+            side: `"query"`, `"doc"` or `"cross"`.
+
+        Returns:
+            float32 `[rows, F]`, a row for each request or real document; None for a
+            tower without a gate.
+        """
+        tower = getattr(self, f"{side}_tower")
+        if tower is None or tower.gate is None:
+            return None
+        columns = self._columns(batch, side)
+        if side == "cross":
+            query, doc = self._columns(batch, "query"), self._columns(batch, "doc")
+            columns |= self._matches(batch, query, doc)
+        if side != "query":
+            index = tf.where(tf.reshape(batch["mask"], [-1]))[:, 0]
+            columns = _pack(columns, index)
+        if side != "cross":
+            columns = {**columns, **own_matches(self.schema, columns, side)}
+        return tower.field_weights(columns)
+
     # Columns of a batch.
 
-    def _tower(self, tower: Tower, owner: str, size: int) -> TowerModel:
+    def _encoded(
+        self, side: str, columns: Mapping[str, tf.Tensor], training: bool
+    ) -> Encoded:
+        tower = self.query_tower if side == "query" else self.doc_tower
+        return tower(columns, training=training)
+
+    def _build_scorer(self, example: Mapping[str, tf.Tensor]) -> None:
+        query = self._columns(example, "query")
+        query |= own_matches(self.schema, query, "query")
+        doc = {n: flatten_rows(c) for n, c in self._columns(example, "doc").items()}
+        doc |= own_matches(self.schema, doc, "doc")
+        joins = self.cross_tower is not None and self.scorer.scorer.cross == "concat"
+        self.scorer.ensure_built(
+            self._encoded("query", query, False),
+            self._encoded("doc", doc, False),
+            self.cross_tower.size if joins else None,  # type: ignore[union-attr]
+        )
+
+    def _tower(self, tower: Tower, owner: str, tasks: int, size: int) -> TowerModel:
         features = self.schema.owned_by(owner)
-        tasks = len(self.schema.tasks)
         return TowerModel(tower, features, self.tables, tasks, size, f"{owner}_tower")
 
     def _columns(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tfrs_prerank.distribution import global_sum
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.models import run_directory
 from tfrs_prerank.models.config import ModelConfig
+from tfrs_prerank.models.drawing import draw
 from tfrs_prerank.models.epochs import EpochCounter, dataset_of_epochs, leave_out
 from tfrs_prerank.models.network import Network
 from tfrs_prerank.objectives.objective import Objective, make_objective
@@ -49,7 +50,7 @@ class PreRanker(tfrs.Model):
         doc_tower: declaration of the document tower; the same `output`.
         cross_tower: declaration of the cross tower; needed where the schema has cross
             features.
-        scorer: a `Scorer`, or `"dot"` or `"cosine"`.
+        scorer: a `Scorer`, or its kind alone.
         objective: an `Objective`, or a loss's name for one term of weight 1 per task.
         distinct_documents: run the document tower once for each distinct document of a
             batch. It saves time where requests share documents. It changes no gradient
@@ -93,9 +94,9 @@ class PreRanker(tfrs.Model):
             scorer,  # type: ignore[arg-type]
             distinct_documents,
         )
-        self.declarations.check(schema)
         self.schema = schema
         self.objective = make_objective(objective, schema)
+        self.declarations.check(schema, self.objective)
         self.network = Network(schema, **self.declarations.arguments())
         # Keras leaves the generators of dropout out of checkpoints; as a part of the
         # model they are in every one.
@@ -260,6 +261,63 @@ class PreRanker(tfrs.Model):
         if isinstance(results, dict):
             leave_out(self.unusable_metrics(), results)
         return results
+
+    def draw(self) -> str:
+        """Draws the towers and the scorer as text; see `models.drawing.draw`."""
+        return draw(self.schema, self.declarations)
+
+    def field_weights(
+        self, dataset: Iterable[Mapping[str, tf.Tensor]]
+    ) -> dict[str, dict[str, float]]:
+        """Tells how much the towers' gates let each field count.
+
+        The mean over all requests (query tower) or real documents (doc and cross
+        tower) of a dataset. What a weight means is in the gate's own `field_weights`:
+        `layers.SENet` and the others.
+
+        Args:
+            dataset: batches.
+
+        Returns:
+            `{"query": {feature: weight}, ...}`, with towers that have a gate only.
+
+        Raises:
+            ConfigurationError: no tower has a gate.
+            ValueError: the dataset is empty.
+        """
+        network = self.network
+        towers = {
+            side: getattr(network, f"{side}_tower")
+            for side in ("query", "doc", "cross")
+        }
+        sides = [s for s, tower in towers.items() if tower is not None and tower.gate]
+        if not sides:
+            raise ConfigurationError(
+                "field_weights: no tower has a gate; declare Tower(gate='senet')"
+            )
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def weights_of(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return {side: network.field_weights(batch, side) for side in sides}
+
+        sums: dict[str, Any] = dict.fromkeys(sides, 0.0)
+        rows = dict.fromkeys(sides, 0)
+        for batch in dataset:
+            for side, weights in weights_of(batch).items():
+                sums[side] = sums[side] + weights.numpy().astype("float64").sum(axis=0)
+                rows[side] += len(weights)
+        if not all(rows.values()):
+            raise ValueError("field_weights: the dataset has no documents")
+        return {
+            side: dict(
+                zip(
+                    towers[side].fields.field_names,
+                    (sums[side] / rows[side]).tolist(),
+                    strict=True,
+                )
+            )
+            for side in sides
+        }
 
     def save(
         self, directory: str | Path, overwrite: bool = True, options: Any = None

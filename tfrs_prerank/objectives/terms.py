@@ -19,8 +19,8 @@ class Forward(NamedTuple):
     Attributes:
         logits: float32 `[B, L, tasks]`, 0 in padding.
         scores: pre-rank scores, float32 `[B, L]`.
-        query_vectors: float32 `[B, tasks, d]`.
-        doc_vectors: float32 `[V, tasks, d]`.
+        query_vectors: what the scorer keeps of each query, float32 `[B, q]`.
+        doc_vectors: what it keeps of each document, float32 `[V, p]`.
         index: place of each real document in the flattened batch, int64 `[V]`.
     """
 
@@ -123,7 +123,8 @@ def _in_batch(
     weights = packed(batch.get(f"weight/{term.task}", tf.ones_like(labels)))
     # As in every loss: no known weight is a weight of 1.
     weights = tf.where(tf.math.is_nan(weights), 1.0, weights)
-    queries, docs = forward.query_vectors[:, task], forward.doc_vectors[:, task]
+    queries = scorer.task_vectors(forward.query_vectors, task)
+    docs = scorer.task_vectors(forward.doc_vectors, task)
     similarity = tf.matmul(queries, docs, transpose_b=True)  # [B, V]
     own = tf.reduce_sum(tf.gather(queries, request) * docs, axis=-1)
     logits = scorer.task_logits(similarity, task) / term.temperature

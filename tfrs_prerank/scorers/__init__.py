@@ -8,7 +8,30 @@ from tfrs_prerank.scorers.scorer import Scorer as Scorer
 if TYPE_CHECKING:
     from tfrs_prerank.scorers.scorer_layer import ScorerLayer as ScorerLayer
 
-__all__ = ["Scorer", "ScorerLayer"]
+__all__ = ["Scorer", "ScorerLayer", "make_scorer"]
+
+
+def make_scorer(scorer: Scorer, tasks: int) -> "ScorerLayer":
+    """Makes the learned part of a scorer.
+
+    Args:
+        scorer: the declaration.
+        tasks: number of tasks.
+
+    Returns:
+        The layer.
+    """
+    if scorer.kind == "mlp":
+        from tfrs_prerank.scorers.mlp_scorer import MlpScorer
+
+        return MlpScorer(scorer, tasks)
+    if scorer.kind == "max_sim":
+        from tfrs_prerank.scorers.max_sim_scorer import MaxSimScorer
+
+        return MaxSimScorer(scorer, tasks)
+    from tfrs_prerank.scorers.vector_scorer import VectorScorer
+
+    return VectorScorer(scorer, tasks)
 
 
 def __getattr__(name: str) -> Any:

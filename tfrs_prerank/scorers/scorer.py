@@ -1,4 +1,4 @@
-"""The declaration of a scorer; its learned part is in `scorer_layer.py`.
+"""The declaration of a scorer; its learned parts are in the modules beside it.
 
 It is apart from there so that a configuration is checked without TensorFlow.
 """
@@ -9,34 +9,84 @@ from typing import Literal
 
 from tfrs_prerank.declaration import check_effect, declaration
 
+ScorerKind = Literal["dot", "cosine", "mlp", "max_sim"]
+
+_OPTIONS = {
+    "dot": (),
+    "cosine": ("scale",),
+    "mlp": ("units", "blocks"),
+    "max_sim": ("heads", "head_size"),
+}
+
 
 @declaration
 class Scorer:
     """How a query's and a document's vector make a logit.
 
-    * `"dot"`: q . d + bias.
+    Cost for each document and task, in multiply-adds for vectors of size d; the cross
+    tower comes on top:
+
+    * `"dot"`: q . d + bias. Cost: d.
     * `"cosine"`: scale * cos(q, d) + bias, with scale and bias learned for each task.
       Without a scale the logit could span 2 at most, and no model could be calibrated.
+      Cost: d.
+    * `"mlp"`: a small network over [q, d, q * d, |q - d|, c] and the towers' fields
+      (`layers.LateInteraction`). Cost: 2 d units + 2 blocks units^2.
+    * `"max_sim"`: heads of every layer of the query's MLP against the best of the
+      document's heads (`layers.MaxSim`). Cost: layers heads^2 head_size.
 
-    A cross tower's logit is added to either. Cost for each document and task: d
-    multiply-adds for vectors of size d, and the cross tower.
+    All keep the document's side in the export's table. Only `"dot"` and `"cosine"` can
+    retrieve from the whole table, or learn from an in-batch softmax.
 
     Attributes:
         kind: see above.
-        cross: how the cross tower's logit enters.
+        cross: how the cross tower enters: `"add"` adds its logit; `"concat"` (of
+            `"mlp"`, and its default) gives its vector to the network as c.
         scale: the cosine's scale at the start.
+        units: hidden size of the `"mlp"`.
+        blocks: its residual blocks.
+        heads: of `"max_sim"`.
+        head_size: numbers in a head.
 
     >>> from tfrs_prerank.scorers import Scorer
-    >>> Scorer("cosine").cross
-    'add'
+    >>> Scorer("cosine").cross, Scorer("mlp").cross
+    ('add', 'concat')
     """
 
-    kind: Literal["dot", "cosine"] = "cosine"
-    cross: Literal["add"] = "add"
+    kind: ScorerKind = "cosine"
+    cross: Literal["add", "concat"] | None = None
     scale: float = 10.0
+    units: int = 64
+    blocks: int = 1
+    heads: int = 4
+    head_size: int = 16
 
     def __post_init__(self) -> None:
+        if self.cross is None:
+            cross = "concat" if self.kind == "mlp" else "add"
+            object.__setattr__(self, "cross", cross)
+        if self.cross == "concat" and self.kind != "mlp":
+            raise ValueError(
+                'cross="concat" belongs to kind="mlp", whose network reads the cross '
+                f"vector; leave it out. Received: kind={self.kind!r}"
+            )
         if self.scale <= 0:
             raise ValueError(f"scale must be positive. Received: {self.scale}")
-        if self.kind == "dot":
-            check_effect(self, "kind", "scale")
+        for name, least in (
+            ("units", 1),
+            ("blocks", 0),
+            ("heads", 1),
+            ("head_size", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"{name} must be at least {least}. Received: {getattr(self, name)}"
+                )
+        every = [name for names in _OPTIONS.values() for name in names]
+        idle = [name for name in every if name not in _OPTIONS[self.kind]]
+        check_effect(self, "kind", *idle)
+
+    @property
+    def compares_vectors(self) -> bool:
+        """Whether a logit is a product of vectors, so that a table can be searched."""
+        return self.kind in ("dot", "cosine")

@@ -1,15 +1,20 @@
-"""The learned part of a scorer."""
+"""The learned part of a scorer, whatever its kind."""
 
 from __future__ import annotations
 
-import numpy as np
+import abc
+
 import tensorflow as tf
 
 from tfrs_prerank.scorers.scorer import Scorer
+from tfrs_prerank.towers.encoded import Encoded
 
 
-class ScorerLayer(tf.keras.layers.Layer):
-    """The learned part of a scorer: a scale and a bias for each task.
+class ScorerLayer(tf.keras.layers.Layer, abc.ABC):
+    """Turns what towers computed into one logit for each task.
+
+    Either side is first brought into the form in which it is kept: a request's is made
+    once, a document's is what an export stores. Only then they meet.
 
     Args:
         scorer: the declaration.
@@ -20,41 +25,37 @@ class ScorerLayer(tf.keras.layers.Layer):
         # Scores are float32 under every policy.
         super().__init__(name="scorer", dtype="float32")
         self.scorer = scorer
-        self.bias = self.add_weight("bias", [tasks], initializer="zeros")
-        # The logarithm is learned, so that the scale stays positive.
-        self.log_scale = (
-            self.add_weight(
-                "log_scale",
-                [tasks],
-                initializer=tf.keras.initializers.Constant(np.log(scorer.scale)),
-            )
-            if scorer.kind == "cosine"
-            else None
-        )
-        self.built = True
+        self.tasks = tasks
 
-    def vectors(self, outputs: tf.Tensor) -> tf.Tensor:
-        """Turns a tower's outputs into what is compared and stored.
+    @abc.abstractmethod
+    def ensure_built(self, query: Encoded, doc: Encoded, context: int | None) -> None:
+        """Creates the weights.
 
         Args:
-            outputs: `[rows, tasks, d]`.
+            query: a query tower's outputs.
+            doc: a document tower's outputs.
+            context: size of the cross tower's vector, None without one.
+        """
+
+    @abc.abstractmethod
+    def query_side(self, encoded: Encoded) -> tf.Tensor:
+        """Returns what is kept of each query, float32 `[B, q]`."""
+
+    @abc.abstractmethod
+    def doc_side(self, encoded: Encoded) -> tf.Tensor:
+        """Returns what is kept of each document, float32 `[V, p]`."""
+
+    @abc.abstractmethod
+    def compare(
+        self, queries: tf.Tensor, docs: tf.Tensor, context: tf.Tensor | None
+    ) -> tf.Tensor:
+        """Compares the two sides.
+
+        Args:
+            queries: `[B, q]`.
+            docs: one document for each query `[B, p]`, or lists `[B, N, p]`.
+            context: the cross tower's vectors, `[B, c]` or `[B, N, c]`, or None.
 
         Returns:
-            The same; of unit length for `"cosine"` (a zero vector stays zero).
+            Logits `[B, tasks]` or `[B, N, tasks]`.
         """
-        if self.log_scale is None:
-            return outputs
-        # l2_normalize bounds the norm from below, so zero gives zero and not NaN.
-        return tf.math.l2_normalize(outputs, axis=-1, epsilon=1e-12)
-
-    def logits(self, similarity: tf.Tensor) -> tf.Tensor:
-        """Turns similarities `[..., tasks]` into logits of the same shape."""
-        if self.log_scale is not None:
-            similarity = similarity * tf.exp(self.log_scale)
-        return similarity + self.bias
-
-    def task_logits(self, similarity: tf.Tensor, task: int) -> tf.Tensor:
-        """Turns similarities of one task's vectors into logits of the same shape."""
-        if self.log_scale is not None:
-            similarity = similarity * tf.exp(self.log_scale[task])
-        return similarity + self.bias[task]

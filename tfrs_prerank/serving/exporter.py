@@ -358,10 +358,7 @@ def _encoder(model: PreRanker) -> Any:
     @tf.function(autograph=False, reduce_retracing=True)
     def encode(columns: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         vectors = network.encode_docs(columns)
-        rows = tf.shape(vectors)[0]
-        size = vectors.shape[1] * vectors.shape[2]
-        keys = keys_of(model.schema, columns, "doc")
-        return tf.reshape(vectors, [rows, size]), keys
+        return vectors, keys_of(model.schema, columns, "doc")
 
     return encode
 

@@ -60,18 +60,24 @@ class Signatures(tf.Module):
         cross = self._specs("cross")
         doc_ids = {"doc_ids": tf.TensorSpec([None, None], self.table.id_dtype)}
         num_docs = {"num_docs": tf.TensorSpec([None], tf.int32)}
-        vector = tf.TensorSpec([None, self._tasks * self._size], tf.float32)
         candidates = {**query, **doc_ids, **cross}
-        return {
+        signatures = {
             "serving_default": _trace(self.serving_default, candidates),
             "rank": _trace(self.rank, {**candidates, **num_docs}),
             "encode_query": _trace(self.encode_query, alone),
             "encode_docs": _trace(self.encode_docs, self._specs("doc")),
-            "retrieve": _trace(self.retrieve, alone),
-            "score_vectors": _trace(
-                self.score_vectors, {"query_vector": vector, **doc_ids}
-            ),
         }
+        scorer = self._network().scorer.scorer
+        if scorer.compares_vectors:
+            signatures["retrieve"] = _trace(self.retrieve, alone)
+        if scorer.kind != "mlp":  # whose network may need the cross tower's vector
+            outputs = signatures["encode_query"].structured_outputs
+            size = outputs["query_vector"].shape[1]
+            vector = {"query_vector": tf.TensorSpec([None, size], tf.float32)}
+            signatures["score_vectors"] = _trace(
+                self.score_vectors, {**vector, **doc_ids}
+            )
+        return signatures
 
     def serving_default(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Scores each request's candidates: scores, probabilities, found `[B, N]`."""
@@ -104,19 +110,18 @@ class Signatures(tf.Module):
         }
 
     def encode_query(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Encodes queries to `[B, tasks * d]`."""
-        vectors = self._network().encode_query(inputs)
-        return {"query_vector": self._joined(vectors)}
+        """Encodes queries to what the scorer keeps of them, `[B, q]`."""
+        return {"query_vector": self._network().encode_query(inputs)}
 
     def encode_docs(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Encodes documents to `[M, tasks * d]`."""
-        vectors = self._network().encode_docs(inputs)
-        return {"doc_vector": self._joined(vectors)}
+        """Encodes documents to what the scorer stores, `[M, p]`."""
+        return {"doc_vector": self._network().encode_docs(inputs)}
 
     def retrieve(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Returns the best k documents of the whole table, by one task's vectors."""
         first = self._task * self._size
-        query = self._network().encode_query(inputs)[:, self._task]
+        scorer = self._network().scorer
+        query = scorer.task_vectors(self._network().encode_query(inputs), self._task)
         table = self.table.vectors.read_value()
         count = tf.shape(table)[0]
         batch = tf.shape(query)[0]
@@ -151,15 +156,14 @@ class Signatures(tf.Module):
             ),
         )
         best = tf.minimum(k, count)
-        scores = self._network().scorer.task_logits(scores[:, :best], self._task)
+        scores = scorer.task_logits(scores[:, :best], self._task)
         return {"doc_ids": tf.gather(self.table.ids, rows[:, :best]), "scores": scores}
 
     def score_vectors(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Scores candidates by vectors alone: logits, the named task's as scores."""
-        shape = [-1, self._tasks, self._size]
-        queries = tf.reshape(inputs["query_vector"], shape)
         rows, found = self.table.rows(inputs["doc_ids"])
-        logits = self._network().scorer.logits(self._similarity(queries, rows))
+        docs = self.table.vectors_of(rows)
+        logits = self._network().compare(inputs["query_vector"], docs)
         logits = tf.where(found[:, :, tf.newaxis], logits, logits.dtype.min)
         outputs = {
             task: logits[:, :, place]
@@ -177,35 +181,18 @@ class Signatures(tf.Module):
         query = {name: inputs[name] for name in self._specs("query")}
         rows, found = self.table.rows(inputs["doc_ids"])
         queries = network.encode_query(query)
-        logits = network.scorer.logits(self._similarity(queries, rows))
+        docs = self.table.vectors_of(rows)  # [B, N, p]
+        flat = None
         if network.cross_tower is not None:
             columns = {name: inputs[name] for name in self._specs("cross")}
             query_keys = keys_of(self._schema, query, "query")
             doc_keys = self.table.keys_of(rows)
             columns |= cross_matches(self._schema, query_keys, doc_keys)
             flat = {name: flatten_rows(column) for name, column in columns.items()}
-            cross = network.cross_logits(flat)
-            logits += tf.reshape(cross, tf.shape(logits))
-        return logits, found
-
-    def _similarity(self, queries: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """Compares `[B, tasks, d]` with rows' vectors `[B, N]` -> `[B, N, tasks]`.
-
-        One matrix product: each task's query stands in its own block of a row.
-        """
-        vectors = self.table.vectors_of(rows)  # [B, N, tasks * d]
-        eye = tf.eye(self._tasks)[:, :, tf.newaxis]  # [tasks, tasks, 1]
-        blocks = queries[:, :, tf.newaxis, :] * eye  # [B, tasks, tasks, d]
-        blocks = tf.reshape(blocks, [-1, self._tasks, self._tasks * self._size])
-        # The documents as columns: TensorFlow is faster this way around.
-        similarity = tf.matmul(blocks, vectors, transpose_b=True)
-        return tf.transpose(similarity, [0, 2, 1])
+        return network.compare(queries, docs, flat), found
 
     def _scores(self, logits: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
         return tf.where(found, self._network().scores(logits), tf.float32.min)
-
-    def _joined(self, vectors: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(vectors, [-1, self._tasks * self._size])
 
     def _reads_time(self) -> bool:
         own = self._schema.owned_by("query")

@@ -3,13 +3,15 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tfrs_prerank.towers.gate import Gate as Gate
+from tfrs_prerank.towers.interaction import Interaction as Interaction
 from tfrs_prerank.towers.tower import Tower as Tower
 
 if TYPE_CHECKING:
     from tfrs_prerank.towers.tower_model import BiasModel as BiasModel
     from tfrs_prerank.towers.tower_model import TowerModel as TowerModel
 
-__all__ = ["BiasModel", "Tower", "TowerModel"]
+__all__ = ["BiasModel", "Gate", "Interaction", "Tower", "TowerModel"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Literal
 
 from tfrs_prerank.declaration import check_effect, declaration
+from tfrs_prerank.towers.gate import Gate, GateKind
+from tfrs_prerank.towers.interaction import Interaction, InteractionKind
 
 Activation = Literal[
     "elu",
@@ -28,11 +30,11 @@ Activation = Literal[
 class Tower:
     """How one side's fields become vectors.
 
-    Fields `[rows, F, D]` pass an optional gate; then an optional cross network and an
-    MLP run side by side (`combine="parallel"`, their outputs joined) or one after the
-    other (`"stacked"`, the MLP reads the cross network); a linear layer without
-    activation gives one vector of size `output` for each task. The cross tower gives
-    one logit for each task instead and ignores `output`.
+    Fields `[rows, F, D]` pass an optional gate; then an optional interaction and an MLP
+    run side by side (`combine="parallel"`, their outputs joined) or one after the other
+    (`"stacked"`, the MLP reads the interaction); a linear layer without activation
+    gives one vector of size `output` for each task. The cross tower gives one logit for
+    each task instead and ignores `output`, unless the scorer reads its vector.
 
     Attributes:
         units: sizes of the MLP's layers; empty for none.
@@ -40,33 +42,35 @@ class Tower:
         normalization: `"batch"` or `"layer"` before each activation, or None. Batch
             statistics are those of real documents of all replicas.
         dropout: share of the MLP's units dropped in training.
-        gate: `"senet"` weighs the fields, or None.
-        interaction: `"dcn_v1"` or `"dcn_v2"`, or None.
-        depth: layers of the cross network.
-        rank: rank of the `"dcn_v2"` matrices, None for full ones.
+        gate: what weighs the fields: a `Gate`, its kind alone, or None.
+        interaction: what crosses them: an `Interaction`, its kind alone, or None.
         combine: see above.
         dimension: size D of a field.
         output: size of the vector.
 
     >>> from tfrs_prerank import Tower
-    >>> Tower(units=(64,), gate="senet", interaction="dcn_v2").output
-    64
+    >>> from tfrs_prerank.towers import Interaction
+    >>> tower = Tower((64,), gate="senet", interaction=Interaction("cin", units=(8,)))
+    >>> tower.gate.kind, tower.output
+    ('senet', 64)
     """
 
     units: tuple[int, ...] = (256, 128)
     activation: Activation = "relu"
     normalization: Literal["batch", "layer"] | None = None
     dropout: float = 0.0
-    gate: Literal["senet"] | None = None
-    interaction: Literal["dcn_v1", "dcn_v2"] | None = None
-    depth: int = 2
-    rank: int | None = None
+    gate: Gate | GateKind | None = None
+    interaction: Interaction | InteractionKind | None = None
     combine: Literal["parallel", "stacked"] = "parallel"
     dimension: int = 16
     output: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("depth", "dimension", "output"):
+        if isinstance(self.gate, str):
+            object.__setattr__(self, "gate", Gate(self.gate))
+        if isinstance(self.interaction, str):
+            object.__setattr__(self, "interaction", Interaction(self.interaction))
+        for name in ("dimension", "output"):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} must be at least 1. Received: {getattr(self, name)}"
@@ -77,12 +81,5 @@ class Tower:
             raise ValueError(f"dropout must be in [0, 1). Received: {self.dropout}")
         if not self.units:
             check_effect(self, "units", "activation", "normalization", "dropout")
-        if self.interaction is None:
-            check_effect(self, "interaction", "depth")
-        if self.rank is not None and self.interaction != "dcn_v2":
-            raise ValueError(
-                'rank belongs to interaction="dcn_v2". '
-                f"Received: interaction={self.interaction!r}"
-            )
         if self.combine == "stacked" and not (self.units and self.interaction):
             raise ValueError('combine="stacked" needs both units and an interaction')

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from tfrs_prerank import layers
 from tfrs_prerank.features.encoders import EmbeddingTable, FieldEncoder
-from tfrs_prerank.layers import CrossNetwork, SENet
 from tfrs_prerank.layers._batch_normalization import RowBatchNormalization
+from tfrs_prerank.towers.encoded import Encoded
+from tfrs_prerank.towers.gate import Gate
+from tfrs_prerank.towers.interaction import Interaction
 from tfrs_prerank.towers.tower import Tower
 
 
@@ -53,40 +57,44 @@ class TowerModel(tfrs.Model):
         self.tasks = tasks
         self.size = size
         self.fields = FieldEncoder(features, tables, tower.dimension)
-        self.gate = SENet(name="gate") if tower.gate == "senet" else None
+        gate: Any = tower.gate
+        interaction: Any = tower.interaction
+        self.gate = None if gate is None else gate_layer(gate)
         self.interaction = (
-            CrossNetwork(
-                tower.depth,
-                version=tower.interaction.removeprefix("dcn_"),
-                rank=tower.rank,
-                name="interaction",
-            )
-            if tower.interaction is not None
-            else None
+            None if interaction is None else interaction_layer(interaction)
         )
-        self.mlp = mlp(tower) if tower.units else None
+        self.mlp = MLP(tower) if tower.units else None
         self.head = tf.keras.layers.Dense(tasks * size, name="head")
 
-    def call(
-        self, columns: Mapping[str, tf.Tensor], training: bool = False
-    ) -> tf.Tensor:
-        """Returns float32 `[rows, tasks, size]` for columns `[rows]` or `[rows, T]`."""
+    def call(self, columns: Mapping[str, tf.Tensor], training: bool = False) -> Encoded:
+        """Encodes columns `[rows]` or `[rows, T]`; see `Encoded`."""
         fields = self.fields(columns, training=training)
         if self.gate is not None:
             fields = self.gate(fields)
-        flat = tf.reshape(fields, [-1, fields.shape[1] * fields.shape[2]])
-        parts = []
+        flat = _flat(fields)
+        hidden, parts, steps = flat, [], []
         if self.interaction is not None:
-            crossed = self.interaction(flat)
+            is_cross = isinstance(self.interaction, layers.CrossNetwork)
+            crossed = _flat(self.interaction(flat if is_cross else fields))
             if self.tower.combine == "stacked":
-                flat = crossed
+                hidden = crossed
             else:
                 parts.append(crossed)
         if self.mlp is not None:
-            parts.append(self.mlp(flat, training=training))
-        hidden = tf.concat(parts or [flat], axis=-1)
+            steps = self.mlp(hidden, training=training)
+            parts.append(steps[-1])
+        hidden = tf.concat(parts or [hidden], axis=-1)
         output = tf.cast(self.head(hidden), tf.float32)
-        return tf.reshape(output, [-1, self.tasks, self.size])
+        return Encoded(
+            outputs=tf.reshape(output, [-1, self.tasks, self.size]),
+            fields=tf.cast(flat, tf.float32),
+            layers=tuple(tf.cast(step, tf.float32) for step in steps),
+        )
+
+    def field_weights(self, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns how much the gate lets each field count, float32 `[rows, F]`."""
+        assert self.gate is not None
+        return tf.cast(self.gate.field_weights(self.fields(columns)), tf.float32)
 
 
 class BiasModel(tf.keras.layers.Layer):
@@ -116,22 +124,86 @@ class BiasModel(tf.keras.layers.Layer):
         return tf.reduce_sum(tf.cast(fields, tf.float32), axis=1)
 
 
-def mlp(tower: Tower) -> tf.keras.Sequential:
-    """Makes the MLP of a tower: dense, normalisation, activation, dropout, repeated."""
-    layers: list[tf.keras.layers.Layer] = []
-    for unit in tower.units:
-        # Batch normalisation takes a bias away again.
-        use_bias = tower.normalization != "batch"
-        layers.append(tf.keras.layers.Dense(unit, use_bias=use_bias))
-        if tower.normalization == "batch":
-            layers.append(RowBatchNormalization())
-        elif tower.normalization == "layer":
-            layers.append(tf.keras.layers.LayerNormalization())
-        layers.append(tf.keras.layers.Activation(tower.activation))
-        if tower.dropout:
-            layers.append(
-                # The generator's state is in every checkpoint: a resumed training
-                # drops the units that an uninterrupted one would have dropped.
-                tf.keras.layers.Dropout(tower.dropout, rng_type="stateful")
-            )
-    return tf.keras.Sequential(layers, name="mlp")
+class MLP(tf.keras.layers.Layer):
+    """The MLP of a tower: dense, normalisation, activation, dropout, repeated.
+
+    Args:
+        tower: the declaration.
+    """
+
+    def __init__(self, tower: Tower) -> None:
+        super().__init__(name="mlp", autocast=False)
+        self.steps: list[list[tf.keras.layers.Layer]] = []
+        for unit in tower.units:
+            # Batch normalisation takes a bias away again.
+            use_bias = tower.normalization != "batch"
+            step = [tf.keras.layers.Dense(unit, use_bias=use_bias)]
+            if tower.normalization == "batch":
+                step.append(RowBatchNormalization())
+            elif tower.normalization == "layer":
+                step.append(tf.keras.layers.LayerNormalization())
+            step.append(tf.keras.layers.Activation(tower.activation))
+            if tower.dropout:
+                step.append(
+                    # The generator's state is in every checkpoint: a resumed training
+                    # drops the units that an uninterrupted one would have dropped.
+                    tf.keras.layers.Dropout(tower.dropout, rng_type="stateful")
+                )
+            self.steps.append(step)
+
+    @property
+    def layers(self) -> list[tf.keras.layers.Layer]:
+        """All the layers, in order."""
+        return [layer for step in self.steps for layer in step]
+
+    def call(self, rows: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
+        """Returns what each step gives, the last of them the MLP's output."""
+        outputs = []
+        for step in self.steps:
+            for layer in step:
+                takes_mode = isinstance(
+                    layer, tf.keras.layers.Dropout | RowBatchNormalization
+                )
+                rows = layer(rows, training=training) if takes_mode else layer(rows)
+            outputs.append(rows)
+        return outputs
+
+
+_GATES = {
+    "senet": "SENet",
+    "senet_plus": "SENetPlus",
+    "light_se": "LightSE",
+    "attention": "FeatureAttention",
+}
+
+
+def gate_layer(gate: Gate) -> tf.keras.layers.Layer:
+    """Makes the layer of a gate."""
+    layer_class = getattr(layers, _GATES[gate.kind])
+    return layer_class(**gate.options(), name="gate")
+
+
+def interaction_layer(interaction: Interaction) -> tf.keras.layers.Layer:
+    """Makes the layer of an interaction.
+
+    A `CrossNetwork` reads flat rows, every other one fields.
+    """
+    kind, options = interaction.kind, interaction.options()
+    name = "interaction"
+    if kind in ("dcn_v1", "dcn_v2"):
+        version = kind.removeprefix("dcn_")
+        return layers.CrossNetwork(version=version, name=name, **options)
+    if kind == "cin":
+        return layers.CIN(name=name, **options)
+    options["kind"] = options.pop("pairs")
+    if kind == "bilinear":
+        return layers.BilinearInteraction(name=name, **options)
+    if kind == "fibinet_plus":
+        options["units"] = options.pop("compressed")
+        return layers.FiBiNet("plus", name=name, **options)
+    return layers.FiBiNet("original", name=name, **options)
+
+
+def _flat(rows: tf.Tensor) -> tf.Tensor:
+    """Reshapes `[rows, ...]` to `[rows, n]`."""
+    return tf.reshape(rows, [-1, math.prod(rows.shape[1:])])
