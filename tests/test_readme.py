@@ -215,7 +215,7 @@ def test_yaml_prepares_logs_as_it_says(tmp_path):
     config = Config.from_yaml(tmp_path / "shop.yaml")
     assert config.schema.task_names == ("click", "buy")
     assert [term.weight for term in config.objective.terms] == [1.0, 2.0]
-    assert config.model.doc_tower.gate == "senet"
+    assert config.model.doc_tower.gate.kind == "senet"
 
     ids = [f"d{number}" for number in range(4)]
     documents = {"doc_id": ids, "item_id": ids, "title": ["Red shoes"] * 4}
