@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import tensorflow as tf
 
+from tests.processes import run_script
 from tfrs_prerank.distribution import global_sum
 
 
@@ -66,12 +63,4 @@ print("equal")
 
 def test_four_replicas() -> None:
     # Logical devices can only be set before TensorFlow starts: another process.
-    process = subprocess.run(
-        [sys.executable, "-c", _REPLICAS],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    assert process.stdout.strip().endswith("equal")
+    assert run_script(_REPLICAS).endswith("equal")

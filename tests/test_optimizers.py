@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.processes import run_script
 from tfrs_prerank.optimizers import LazyAdam
 
 
@@ -282,12 +280,4 @@ print("equal")
 
 def test_four_replicas_as_one() -> None:
     # Logical devices can only be set before TensorFlow starts: another process.
-    process = subprocess.run(
-        [sys.executable, "-c", _REPLICAS],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    assert process.stdout.strip().endswith("equal")
+    assert run_script(_REPLICAS).endswith("equal")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.processes import run_script
 from tfrs_prerank.layers import Dice
 
 
@@ -180,15 +178,7 @@ print("equal")
 
 def test_four_replicas_equal_one() -> None:
     # Logical devices can only be set before TensorFlow starts: another process.
-    process = subprocess.run(
-        [sys.executable, "-c", _REPLICAS],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    assert process.stdout.strip().endswith("equal")
+    assert run_script(_REPLICAS).endswith("equal")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.models.processes import run
+from tests.processes import run
 
 
 def test_four_replicas_equal_one() -> None:

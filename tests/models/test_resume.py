@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 import tfrs_prerank as tp
-from tests.models.processes import run
 from tests.models.resume import model_of, schema_of, shuffled
 from tests.models.small import assert_same_state, state_of
+from tests.processes import run
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import abc
+
 import tensorflow as tf
 
 from tfrs_prerank.layers._checks import check_known
 
 
-class FieldGate(tf.keras.layers.Layer):
+class FieldGate(tf.keras.layers.Layer, abc.ABC):
     """Base of layers that weigh the fields of an example, `[..., F, D]` to the same.
 
     A subclass computes its weights in `_field_weights`.
@@ -52,9 +54,9 @@ class FieldGate(tf.keras.layers.Layer):
         # Keras casts inputs only inside `__call__`.
         return self._field_weights(tf.cast(fields, self.compute_dtype))
 
+    @abc.abstractmethod
     def _field_weights(self, fields: tf.Tensor) -> tf.Tensor:
         """Returns the weights of fields in the compute dtype."""
-        raise NotImplementedError
 
     def times(self, x: tf.Tensor, kernel: tf.Variable) -> tf.Tensor:
         """Returns `x @ kernel`, `[..., m]` for an `x` of `[..., n]`."""
