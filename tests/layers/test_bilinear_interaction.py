@@ -244,8 +244,9 @@ def test_the_graph_grows_with_fields_not_with_pairs(kind: str, product: str) -> 
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_an_empty_batch(product: str) -> None:
-    layer = _layer((None, 3, 4), kind="interaction", product=product)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_batch(kind: str, product: str) -> None:
+    layer = _layer((None, 3, 4), kind=kind, product=product)
     assert layer(tf.zeros([0, 3, 4])).shape[:2] == [0, 3]
 
 

@@ -43,6 +43,120 @@ def test_low_rank_equals_the_full_product() -> None:
     np.testing.assert_allclose(low(rows), full(rows), rtol=1e-4, atol=1e-5)
 
 
+def test_a_rank_as_large_as_the_rows_equals_a_full_kernel() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=[4, 5]).astype("float32")
+    kernels, biases = rng.normal(size=[2, 5, 5]), rng.normal(size=[2, 5])
+    full = [kernels[0], biases[0], kernels[1], biases[1]]
+    low = []
+    for kernel, bias in zip(kernels, biases, strict=True):
+        left, values, right = np.linalg.svd(kernel)
+        low += [left * values, right, bias]
+    np.testing.assert_allclose(
+        _network(low, 5, depth=2, version="v2", rank=5)(rows),
+        _network(full, 5, depth=2, version="v2")(rows),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("experts", [2, 4])
+def test_equal_experts_equal_one(experts: int) -> None:
+    rng = np.random.default_rng(0)
+    size, rank = 5, 2
+    rows = rng.normal(size=[4, size]).astype("float32")
+    down, inner, up, bias = (
+        rng.normal(size=s) for s in ([size, rank], [rank, rank], [rank, size], [size])
+    )
+    gate = rng.normal(size=[size, experts])  # whatever the gates are, they add up to 1
+    network = _network(
+        [
+            np.tile(down, [1, experts]),
+            np.tile(inner, [1, experts]),
+            np.tile(up, [experts, 1]),
+            gate,
+            bias,
+        ],
+        size,
+        depth=1,
+        version="v2",
+        rank=rank,
+        experts=experts,
+    )
+    hidden = np.tanh(np.tanh(rows @ down) @ inner)
+    expected = rows * (hidden @ up + bias) + rows
+    np.testing.assert_allclose(network(rows), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gate_that_is_sure_leaves_one_expert() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.abs(rng.normal(size=[4, 3])).astype("float32") + 0.1
+    network = CrossNetwork(1, version="v2", rank=2, experts=2)
+    network.build(rows.shape)
+    down, inner, up = (rng.normal(size=w.shape) for w in network.weights[:3])
+    # Logits of (1e4 x, 0): far beyond what exp holds, in float16 beyond all numbers.
+    gate = np.array([[1e4, 0.0]] * 3)
+    network.set_weights([down, inner, up, gate, np.zeros(3)])
+    hidden = np.tanh(np.tanh(rows @ down[:, :2]) @ inner[:, :2])
+    expected = rows * (hidden @ up[:2]) + rows
+    np.testing.assert_allclose(network(rows), expected, rtol=1e-4, atol=1e-5)
+    with tf.GradientTape() as tape:
+        output = network(rows)
+    for gradient in tape.gradient(output, network.weights):
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "count"),
+    [
+        ({}, 2 * 12),
+        ({"version": "v2"}, 12 * 12 + 12),
+        ({"version": "v2", "rank": 3}, 2 * 12 * 3 + 12),
+        (
+            {"version": "v2", "rank": 3, "experts": 4},
+            4 * (2 * 12 * 3 + 3 * 3 + 12) + 12,
+        ),
+    ],
+)
+def test_numbers_of_parameters(kwargs: dict[str, Any], count: int) -> None:
+    network = CrossNetwork(3, **kwargs)
+    network.build([None, 12])
+    assert network.count_params() == 3 * count
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_long_rows_add_up_in_float32(version: str) -> None:
+    # 4,096 products of 1/16 * 1: one after the other in float16, the sum would stop
+    # at 128.
+    size = 4096
+    network = CrossNetwork(1, version=version, dtype="mixed_float16")
+    network.build([None, size])
+    shapes = [tuple(w.shape) for w in network.weights]
+    network.set_weights([np.full(shapes[0], 1 / 16), np.zeros(size)])
+    # x0 * 256 + x
+    np.testing.assert_array_equal(network(np.ones([1, size])), np.full([1, size], 257))
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"version": "v2"},
+        {"version": "v2", "rank": 2},
+        {"version": "v2", "rank": 2, "experts": 3},
+    ],
+)
+def test_rows_of_zeros_stay_zero(kwargs: dict[str, Any]) -> None:
+    network = CrossNetwork(2, **kwargs)
+    rows = tf.zeros([2, 4])
+    with tf.GradientTape() as tape:
+        tape.watch(rows)
+        output = network(rows)
+    gradients = tape.gradient(output, [rows, *network.weights])
+    assert not np.any(output)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
 def test_mixture_equals_a_loop_over_experts() -> None:
     rng = np.random.default_rng(0)
     size, rank, experts = 5, 2, 3

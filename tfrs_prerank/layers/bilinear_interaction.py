@@ -197,9 +197,7 @@ class BilinearInteraction(tf.keras.layers.Layer):
             left = tf.concat([self._times(*pair) for pair in pairs], axis=1)
         # All with all, [B, F or F - 1, F]: twice what is needed, in one product.
         products = tf.matmul(left, fields, transpose_b=True)
-        rows, columns = np.triu_indices(count, 1)
-        flat = tf.reshape(products, [-1, left.shape[1] * count])
-        return tf.gather(flat, rows * count + columns, axis=1)
+        return _above_the_diagonal(products)
 
     def _kernels(self, fields: int) -> list[tf.Tensor | None]:
         """Returns the kernel of each first field: of all its pairs, side by side.
@@ -263,6 +261,24 @@ class BilinearInteraction(tf.keras.layers.Layer):
             "density": self.density,
             "seed": self.seed,
         }
+
+
+def _above_the_diagonal(matrices: tf.Tensor) -> tf.Tensor:
+    """Takes `[:, i, j]` with `i < j` out of matrices.
+
+    Args:
+        matrices: `[B, m, n]`; `m` is `n`, or `n - 1` without the last row.
+
+    Returns:
+        `[B, n (n - 1) / 2]`.
+    """
+    rows, columns = matrices.shape[1:]
+    # The batch last: every piece is one block of memory, and so is its gradient.
+    flat = tf.reshape(tf.transpose(matrices, [1, 2, 0]), [rows * columns, -1])
+    sizes = [size for i in range(columns - 1) for size in (i + 1, columns - 1 - i)]
+    rest = rows * columns - sum(sizes)
+    pieces = tf.split(flat, [*sizes, rest])
+    return tf.transpose(tf.concat(pieces[1:-1:2], axis=0))
 
 
 def _check_kernel(kernel: Any) -> str | int:
