@@ -386,6 +386,41 @@ def test_other_columns_by_default(tmp_path: Path) -> None:
     np.testing.assert_array_equal(batch["stage"], [[0, 0], [0, -1]])
 
 
+def test_the_times_of_a_history(tmp_path: Path) -> None:
+    schema = Schema(
+        features=[
+            Categorical("city", "query"),
+            Sequence(
+                "seen",
+                shares="item",
+                max_length=3,
+                encoder="transformer",
+                positions="time_gap",
+                times="seen_times",
+            ),
+            Categorical("item", "doc"),
+        ],
+        tasks=[Task("click")],
+    )
+    log = {"request_id": ["r"], "time": [50], "doc_id": ["a"], "city": ["Rome"]}
+    log |= {"seen": [["b", "a"]], "seen_times": [[40, -1]], "click": [1.0]}
+    pd.DataFrame(log).to_parquet(tmp_path / "log.parquet")
+    table = {"doc_id": ["a", "b"], "item": ["a", "b"]}
+    pd.DataFrame(table).to_parquet(tmp_path / "docs.parquet")
+    config = LogsConfig(
+        requests=str(tmp_path / "log.parquet"),
+        documents=str(tmp_path / "docs.parquet"),
+        split=(1, 0, 0),
+    )
+    convert(config, schema, tmp_path / "out")
+    documents = read_documents(tmp_path / "out" / "documents.parquet")
+    saved = Schema.from_yaml(tmp_path / "out" / "schema.yaml")
+    options = {"schema": saved, "documents": documents, "batch_size": 1}
+    (batch,) = read(tmp_path / "out", "train", shuffle=False, **options)
+    assert batch["seen_times"].numpy().tolist() == [[40, -1, -1]]
+    assert batch["time"].numpy().tolist() == [50]
+
+
 def test_the_order_of_a_list_says_nothing(tmp_path: Path) -> None:
     _, folder = converted(tmp_path, frame(40), split=(1, 0, 0))
     orders = {tuple(record) for record in records(folder, "train").values()}

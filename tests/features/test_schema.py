@@ -44,6 +44,12 @@ def schema(*features, tasks=(CLICK,)) -> Schema:
     return Schema((USER, CITY, *features), tasks)
 
 
+def gaps(times: str, name: str = "history", **options) -> Sequence:
+    """A sequence under a Transformer that knows how old the behaviours are."""
+    kind = {"encoder": "transformer", "positions": "time_gap"}
+    return Sequence(name, shares="city", times=times, **kind, **options)
+
+
 def refused(call) -> str:
     with pytest.raises(ConfigurationError) as error:
         call()
@@ -203,6 +209,77 @@ def refused(call) -> str:
             "Received: heads=2",
         ),
         (
+            lambda: Sequence("a", buckets=3, encoder="dot_attention", heads=2),
+            "Sequence 'a': heads does nothing with encoder='dot_attention'; leave it "
+            "out. Received: heads=2",
+        ),
+        (
+            lambda: Sequence("a", buckets=3, softmax=True),
+            "Sequence 'a': softmax does nothing with encoder='zero_attention'; leave "
+            "it out. Received: softmax=True",
+        ),
+        (
+            lambda: Sequence("a", encoder="target_attention", zero_logit="query"),
+            "Sequence 'a': zero_logit does nothing with encoder='target_attention'; "
+            "leave it out. Received: zero_logit='query'",
+        ),
+        (
+            lambda: Sequence("a", encoder="additive_attention", score="additive"),
+            "Sequence 'a': score does nothing with encoder='additive_attention'; "
+            "leave it out. Received: score='additive'",
+        ),
+        (
+            lambda: Sequence("a", buckets=3, blocks=2),
+            "Sequence 'a': blocks does nothing with encoder='zero_attention'; leave "
+            "it out. Received: blocks=2",
+        ),
+        (
+            lambda: Sequence("a", buckets=3, dropout=0.1),
+            "Sequence 'a': dropout does nothing with encoder='zero_attention'; leave "
+            "it out. Received: dropout=0.1",
+        ),
+        (
+            lambda: Sequence("a", encoder="mean", positions=None),
+            "Sequence 'a': positions does nothing with encoder='mean'; leave it out. "
+            "Received: positions=None",
+        ),
+        (
+            lambda: Sequence("a", encoder="mean", times="b"),
+            "Sequence 'a': times does nothing with encoder='mean'; leave it out. "
+            "Received: times='b'",
+        ),
+        (
+            lambda: Sequence("a", encoder="transformer", times="b"),
+            "Sequence 'a': times does nothing with positions='learned'; leave it out. "
+            "Received: times='b'",
+        ),
+        (
+            lambda: Sequence("a", encoder="transformer", positions="time_gap"),
+            "Sequence 'a': positions='time_gap' needs times=COLUMN, the behaviours' "
+            "times in seconds. Received: times=None",
+        ),
+        (
+            lambda: gaps("At"),
+            "Sequence 'history': a name has lower-case letters, digits and _, starting "
+            "with a letter. Received: 'At'",
+        ),
+        (
+            lambda: Sequence("a", encoder="transformer", blocks=0),
+            "Sequence 'a': blocks must be at least 1. Received: blocks=0",
+        ),
+        (
+            lambda: Sequence("a", encoder="transformer", dropout=1.0),
+            "Sequence 'a': dropout must be in [0, 1). Received: dropout=1.0",
+        ),
+        (
+            lambda: Sequence("a", encoder="transformer", positions="sine"),
+            "Sequence.positions: unknown 'sine'; known: learned, time_gap",
+        ),
+        (
+            lambda: Sequence("a", encoder="transfomer"),
+            "Sequence.encoder: unknown 'transfomer'; did you mean 'transformer'?",
+        ),
+        (
             lambda: Sequence("a", owner="doc"),
             "Sequence.owner: unknown 'doc'; known: query",
         ),
@@ -258,13 +335,21 @@ def test_a_declaration_checks_itself(declare, expected):
         # Sharing tables.
         (
             lambda: schema(Sequence("history", shares="cty")),
-            "history.shares names no Categorical. Received: 'cty'; did you mean "
-            "'city'?",
+            "history.shares names no Categorical or Text. Received: 'cty'; did you "
+            "mean 'city'?",
         ),
         (
-            lambda: schema(QUERY, Sequence("history", shares="query")),
-            "history.shares names no Categorical. Received: 'query'; known: city, "
-            "user_id",
+            lambda: schema(PRICE, Sequence("history", shares="price")),
+            "history.shares names no Categorical or Text. Received: 'price'; known: "
+            "city, user_id",
+        ),
+        (
+            lambda: schema(QUERY, TITLE, Sequence("past", shares="title")),
+            "past.shares='title' itself shares a table; name 'query' instead",
+        ),
+        (
+            lambda: schema(QUERY, Sequence("past", shares="query", dtype="int64")),
+            "past.dtype must be that of 'query', 'string'. Received: 'int64'",
         ),
         (
             lambda: schema(Text("title", "doc", shares="city")),
@@ -300,6 +385,35 @@ def test_a_declaration_checks_itself(declare, expected):
             lambda: Schema([Sequence("history", buckets=3), CITY], [Task("click")]),
             "history.encoder='zero_attention' needs another query feature, which "
             "attends to the sequence; add one or use encoder='mean'",
+        ),
+        (
+            lambda: Schema(
+                [Sequence("history", buckets=3, encoder="target_attention"), CITY],
+                [Task("click")],
+            ),
+            "history.encoder='target_attention' needs another query feature, which "
+            "attends to the sequence; add one or use encoder='mean'",
+        ),
+        # The times of a sequence.
+        (
+            lambda: schema(gaps("time")),
+            "history.times must be a name of its own. Received: 'time', which is "
+            "reserved or a feature or task",
+        ),
+        (
+            lambda: schema(gaps("click")),
+            "history.times must be a name of its own. Received: 'click', which is "
+            "reserved or a feature or task",
+        ),
+        (
+            lambda: schema(gaps("history")),
+            "history.times must be a name of its own. Received: 'history', which is "
+            "reserved or a feature or task",
+        ),
+        (
+            lambda: schema(gaps("at"), gaps("at", name="shops", max_length=4)),
+            "history and shops share times='at', so they need the same max_length. "
+            "Received: 50 and 4",
         ),
         # Matches.
         (
@@ -451,6 +565,11 @@ def test_reserved_names(name):
         # Sharing across towers, before or after the owner.
         (Sequence("history", shares="city"),),
         (Sequence("history", shares="city", heads=4),),
+        (QUERY, Sequence("past", shares="query")),
+        # The times of one event, of which two attributes are given.
+        (gaps("at"), gaps("at", name="again")),
+        # A column of one name, and a bias that reads the batch's own time.
+        (gaps("at"), Numeric("time", "query", training_only=True)),
         (TITLE, QUERY),
         (PIECES, Text("tags", "doc", shares="words", **WORDPIECE)),
         # A collected vocabulary keeps the limits that it was collected with.
@@ -504,6 +623,22 @@ def test_columns():
     }
     assert list(checked.columns("query")) == ["user_id", "history", "time"]
     assert list(checked.columns("cross")) == []
+    # The match is the cross tower's.
+    assert not checked.query_tower_reads_time
+
+
+def test_columns_of_behaviours_with_times():
+    checked = schema(gaps("at", max_length=7), gaps("at", name="again", max_length=7))
+    columns = checked.columns("query")
+    assert list(columns) == ["user_id", "history", "at", "time", "again"]
+    times = columns["at"]
+    assert (times.dtype, times.length, times.pad) == ("int64", 7, -1)
+    assert (columns["time"].dtype, columns["time"].length) == ("int64", None)
+    assert checked.query_tower_reads_time
+    # So does a match of the request's own columns.
+    hour = Match("hour", "time", "budget", "difference", owner="query")
+    assert schema(BUDGET, hour).query_tower_reads_time
+    assert not schema(Sequence("history", shares="city")).query_tower_reads_time
 
 
 # Files.
@@ -609,7 +744,20 @@ def schemas(draw) -> Schema:
                         shares=st.just(city),
                         dtype=st.just(dtype),
                         max_length=SIZES,
-                        encoder=st.sampled_from(["mean", "zero_attention"]),
+                        encoder=st.sampled_from(
+                            ["mean", "zero_attention", "dot_attention"]
+                        ),
+                    ),
+                    st.builds(
+                        Sequence,
+                        st.just(name),
+                        shares=st.just(city),
+                        dtype=st.just(dtype),
+                        encoder=st.just("transformer"),
+                        blocks=SIZES,
+                        positions=st.sampled_from(["learned", None]),
+                        zero_logit=st.sampled_from(["fixed", "learned", "query"]),
+                        dropout=st.floats(0, 0.9),
                     ),
                     st.builds(
                         Text,

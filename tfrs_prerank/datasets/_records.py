@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfrs_prerank.declaration import nearest
-from tfrs_prerank.features.declarations import STAGES
+from tfrs_prerank.features.declarations import STAGES, Sequence
 from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.schema import BATCH_OWN_COLUMNS, Column, Schema
 
@@ -37,7 +37,8 @@ def required_columns(schema: Schema) -> dict[str, Column]:
 
     Returns:
         Features that do not come from the documents table, `doc_ids`, each task's
-        label, and `position` or `time` where a feature reads them.
+        label, the times of sequences that have some, and `position` or `time` where a
+        feature reads them.
     """
     columns = {name: c for name, c in schema.columns().items() if not c.static}
     columns["doc_ids"] = Column("doc_ids", schema.doc_id, None, "doc")
@@ -83,6 +84,11 @@ class RecordFormat:
         self.columns = {**self.required, **self.optional}
         self._known = None if documents is None else set(_ids(documents))
         self._features = set(schema.columns())
+        self._times = [
+            (feature.name, feature.times)
+            for feature in schema.features
+            if isinstance(feature, Sequence) and feature.times is not None
+        ]
         self._present: set[str] | None = None
 
     def flatten(self, request: Mapping[str, Any], number: int) -> dict[str, Values]:
@@ -130,6 +136,7 @@ class RecordFormat:
                         f"column {name!r} has {len(rows)} values, but 'doc_ids' has "
                         f"{count}; give one for each document"
                     )
+        self._check_times(columns)
         self._check_documents(columns["doc_ids"].flat)
         for name, values in columns.items():
             self._check_values(name, values.flat)
@@ -162,6 +169,15 @@ class RecordFormat:
                 f"{has} column {name!r}, which the requests before it {had}; give it "
                 "in all requests of a split or in none"
             )
+
+    def _check_times(self, columns: Mapping[str, Values]) -> None:
+        for name, times in self._times:
+            wanted, count = len(columns[name].flat), len(columns[times].flat)
+            if count != wanted:
+                raise ValueError(
+                    f"column {times!r} has {count} values, but {name!r} has {wanted}; "
+                    "give one for each behaviour, -1 where it is not known"
+                )
 
     def _check_documents(self, flat: Any) -> None:
         ids = flat if isinstance(flat, list) else flat.tolist()

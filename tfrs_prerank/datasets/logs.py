@@ -244,9 +244,10 @@ def _wanted(columns: LogColumns, schema: Schema, there: list[str]) -> list[Wante
 
 
 def _feature(schema: Schema, column: Column, source: str) -> Wanted:
-    feature = schema[column.name]
+    # The times of a sequence are a column of no feature.
+    feature = next((f for f in schema.features if f.name == column.name), None)
     is_number = isinstance(feature, Numeric)
-    missing = feature.missing if is_number else None
+    missing = feature.missing if isinstance(feature, Numeric) else None
     return Wanted(column, source, is_number=is_number, missing=missing)
 
 

@@ -359,20 +359,43 @@ class Text:
 class Sequence:
     """A user's past behaviours, most recent first, encoded once per request.
 
+    The encoder makes one vector of them; that of an empty history is zero. All but
+    `"mean"` let the request's other fields (those of no sequence) attend to them:
+
+    * `"mean"`: their mean, for long histories.
+    * `"zero_attention"`: attention with a zero vector to attend to when no behaviour
+      matters.
+    * `"dot_attention"`, `"additive_attention"`: a weighted mean.
+    * `"target_attention"`: a sum weighted by an MLP, of Deep Interest Network.
+    * `"transformer"`: self-attention among the behaviours, then zero attention.
+
     Attributes:
-        name: the column of ids, `[requests, max_length]`.
+        name: the column of ids or texts, `[requests, max_length]`.
         owner: always `"query"`.
         shares: name of a `Categorical` whose table the ids use, such as the document's
-            own id; it may belong to another tower.
+            own id, or of a `Text`: the values then are texts, such as past searches,
+            and a behaviour is the mean of its tokens. It may belong to another tower.
         vocabulary: a file with one value a line, where no table is shared.
         buckets: number of hash buckets, where no table is shared.
         dtype: `"string"` or `"int64"`; that of the shared feature where there is one.
         max_length: behaviours kept.
-        encoder: `"mean"`, or `"zero_attention"`: attention of the request's other
-            fields over the behaviours, with a zero vector to attend to when none of
-            them matters.
-        heads: attention heads of `"zero_attention"`; the size of the embedding is a
-            multiple of them.
+        encoder: see above.
+        heads: attention heads of `"zero_attention"` and `"transformer"`; the size of
+            the embedding is a multiple of them.
+        score: what zero attention, also that of `"transformer"`, compares with: `"dot"`
+            or `"additive"`.
+        zero_logit: logit of its zero vector: `"fixed"` at 0, `"learned"`, or a function
+            of the `"query"`.
+        softmax: whether the weights of `"target_attention"` add up to 1.
+        blocks: blocks of the Transformer.
+        positions: what the Transformer knows of the order: `"learned"` places,
+            `"time_gap"` (from `times` to the request's `time`, in powers of two) or
+            None.
+        times: name of the int64 column `[requests, max_length]` of the behaviours'
+            times in seconds, padded with -1, for `positions="time_gap"`. Sequences of
+            one length may name the same column.
+        dropout: share of what a sub-layer of the Transformer adds that is dropped in
+            training.
         dimension: size of the embedding, where no table is shared.
         l2: see `Categorical`.
         min_count: see `Categorical`.
@@ -390,8 +413,22 @@ class Sequence:
     buckets: int | None = None
     dtype: IdType = "string"
     max_length: int = 50
-    encoder: Literal["mean", "zero_attention"] = "zero_attention"
+    encoder: Literal[
+        "mean",
+        "zero_attention",
+        "dot_attention",
+        "additive_attention",
+        "target_attention",
+        "transformer",
+    ] = "zero_attention"
     heads: int = 1
+    score: Literal["dot", "additive"] = "dot"
+    zero_logit: Literal["fixed", "learned", "query"] = "fixed"
+    softmax: bool = False
+    blocks: int = 1
+    positions: Literal["learned", "time_gap"] | None = "learned"
+    times: str | None = None
+    dropout: float = 0.0
     dimension: int = 16
     l2: float = 0.0
     min_count: int = 1
@@ -408,18 +445,39 @@ class Sequence:
             buckets=self.buckets,
             max_length=self.max_length,
             heads=self.heads,
+            blocks=self.blocks,
             dimension=self.dimension,
             min_count=self.min_count,
             max_vocabulary=self.max_vocabulary,
         )
+        _check_share(dropout=self.dropout)
         if self.shares is not None and (self.vocabulary or self.buckets):
             raise ValueError(
                 f"shares={self.shares!r} brings its own table; "
                 "leave out vocabulary and buckets"
             )
         _check_idle(self)
-        if self.encoder == "mean":
-            check_effect(self, "encoder", "heads")
+        options = {name for names in _OPTIONS.values() for name in names}
+        idle = options.difference(_OPTIONS.get(self.encoder, ()))
+        check_effect(self, "encoder", *idle)
+        if self.positions == "time_gap" and self.times is None:
+            raise ValueError(
+                "positions='time_gap' needs times=COLUMN, the behaviours' times in "
+                "seconds. Received: times=None"
+            )
+        if self.times is not None:
+            check_name(self.times)
+            if self.positions != "time_gap":
+                check_effect(self, "positions", "times")
+
+
+_ZERO_ATTENTION = ("heads", "score", "zero_logit")
+_OPTIONS = {
+    "zero_attention": _ZERO_ATTENTION,
+    "target_attention": ("softmax",),
+    "transformer": (*_ZERO_ATTENTION, "blocks", "positions", "times", "dropout"),
+}
+"""The options of a sequence that an encoder reads, by encoder; others read none."""
 
 
 @declaration

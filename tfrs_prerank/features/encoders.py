@@ -30,7 +30,13 @@ from tfrs_prerank.features.lookups import (
 )
 from tfrs_prerank.features.schema import Schema, read_statistics
 from tfrs_prerank.features.tokens import pieces, words
-from tfrs_prerank.layers import ZeroAttention
+from tfrs_prerank.layers import (
+    AdditiveAttention,
+    BehaviorTransformer,
+    DotProductAttention,
+    TargetAttention,
+    ZeroAttention,
+)
 
 
 class EmbeddingTable(tf.keras.layers.Layer):
@@ -60,7 +66,7 @@ class EmbeddingTable(tf.keras.layers.Layer):
             experimental_autocast=False,
         )
         share = getattr(feature, "id_dropout", 0.0)
-        # A generator whose state is part of every checkpoint.
+        # A generator, whose state a `PreRanker` keeps in its checkpoints.
         self.id_dropout = (
             tf.keras.layers.Dropout(share, rng_type="stateful", dtype="float32")
             if share
@@ -150,14 +156,7 @@ class TextEncoder(tf.keras.layers.Layer):
         """Returns `[rows, dimension]` for strings `[rows]` or `[rows, T]`."""
         feature = self.feature
         texts = tf.reshape(values, [-1])
-        if self.table.feature.tokenizer == "wordpiece":
-            rows = pieces(texts, feature.max_tokens, self.table.lookup)
-            used = rows >= 0
-            rows = tf.maximum(rows, 0)
-        else:
-            tokens = words(texts, feature.max_tokens)
-            used = tf.logical_not(is_pad(tokens))
-            rows = self.table.rows_of(tokens, training)
+        rows, used = _tokens(self.table, texts, feature.max_tokens, training)
         width = feature.max_tokens * feature.max_values
         rows, used = tf.reshape(rows, [-1, width]), tf.reshape(used, [-1, width])
         return pool(self.table(rows, used=used, training=training), used, "mean")
@@ -265,7 +264,7 @@ class DenseEncoder(tf.keras.layers.Layer):
 
 
 class SequenceEncoder(tf.keras.layers.Layer):
-    """A history as one vector: its mean, or attention with a zero vector.
+    """A history as one vector: its mean, or what the request's other fields find.
 
     Args:
         feature: the declaration.
@@ -276,31 +275,66 @@ class SequenceEncoder(tf.keras.layers.Layer):
         super().__init__(name=feature.name, autocast=False)
         self.feature = feature
         self.table = table
-        self.attention = (
-            ZeroAttention(heads=feature.heads, name="attention")
-            if feature.encoder == "zero_attention"
+        self.transformer = (
+            BehaviorTransformer(
+                blocks=feature.blocks,
+                heads=feature.heads,
+                dropout=feature.dropout,
+                positions=feature.positions,
+                max_length=(
+                    feature.max_length if feature.positions == "learned" else None
+                ),
+                name="transformer",
+            )
+            if feature.encoder == "transformer"
             else None
         )
+        self.attention = _attention(feature)
 
     def call(
-        self, values: tf.Tensor, context: tf.Tensor | None, training: bool = False
+        self,
+        values: tf.Tensor,
+        context: tf.Tensor | None,
+        gaps: tf.Tensor | None = None,
+        training: bool = False,
     ) -> tf.Tensor:
         """Encodes histories.
 
         Args:
-            values: ids `[B, T]`.
+            values: ids or texts `[B, T]`.
             context: what attends, `[B, d]`: the request's other fields.
-            training: drops ids, adds the L2 penalty.
+            gaps: int64 `[B, T]`, seconds from each behaviour to the request, negative
+                where not known; where the feature has `times`.
+            training: drops ids and units, adds the L2 penalty.
 
         Returns:
             `[B, dimension]`; zero for an empty history.
         """
-        used = tf.logical_not(is_pad(values))
-        rows = self.table.rows_of(values, training)
-        embedded = self.table(rows, used=used, training=training)
+        embedded, used = self._behaviors(values, training)
+        if self.transformer is not None:
+            embedded = self.transformer(
+                embedded, mask=used, gaps=gaps, training=training
+            )
         if self.attention is None:
             return pool(embedded, used, "mean")
-        return self.attention(context, embedded, used)
+        return self.attention(context, embedded, used, training=training)
+
+    def _behaviors(
+        self, values: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the behaviours `[B, T, dimension]` and which are real, `[B, T]`."""
+        text = self.table.feature
+        if not isinstance(text, Text):
+            used = tf.logical_not(is_pad(values))
+            rows = self.table.rows_of(values, training)
+            return self.table(rows, used=used, training=training), used
+        texts = tf.reshape(values, [-1])
+        rows, used = _tokens(self.table, texts, text.max_tokens, training)
+        means = pool(self.table(rows, used=used, training=training), used, "mean")
+        length = self.feature.max_length
+        # A text without a token says nothing; a pad is one.
+        real = tf.reshape(tf.reduce_any(used, axis=-1), [-1, length])
+        return tf.reshape(means, [-1, length, means.shape[-1]]), real
 
 
 class FieldEncoder(tf.keras.layers.Layer):
@@ -360,7 +394,8 @@ class FieldEncoder(tf.keras.layers.Layer):
         encoder = self.encoders[feature.name]
         values = columns[feature.name]
         if isinstance(feature, Sequence):
-            field = encoder(values, context, training=training)
+            gaps = None if feature.times is None else _gaps(columns, feature.times)
+            field = encoder(values, context, gaps=gaps, training=training)
         else:
             field = encoder(values, training=training)
         projection = self.projections.get(feature.name)
@@ -432,6 +467,53 @@ def pool(embedded: tf.Tensor, used: tf.Tensor, pooling: str) -> tf.Tensor:
     if pooling == "mean":
         total /= tf.maximum(tf.reduce_sum(weights, axis=-1, keepdims=True), 1.0)
     return tf.cast(total, embedded.dtype)
+
+
+def _attention(feature: Sequence) -> Any:
+    """Makes the layer that attends to a sequence, None for its mean."""
+    if feature.encoder in ("zero_attention", "transformer"):
+        return ZeroAttention(
+            heads=feature.heads,
+            zero_logit=feature.zero_logit,
+            score=feature.score,
+            name="attention",
+        )
+    if feature.encoder == "target_attention":
+        return TargetAttention(softmax=feature.softmax, name="attention")
+    if feature.encoder == "dot_attention":
+        return DotProductAttention(name="attention")
+    if feature.encoder == "additive_attention":
+        return AdditiveAttention(name="attention")
+    return None
+
+
+def _gaps(columns: Mapping[str, tf.Tensor], times: str) -> tf.Tensor:
+    """Returns int64 seconds from behaviours to the request, -1 where not known."""
+    known = tf.logical_not(is_pad(columns[times]))
+    # float32 holds seconds since 1970 to two minutes only, so int64 it stays.
+    gaps = columns["time"][:, tf.newaxis] - columns[times]
+    return tf.where(known, gaps, tf.constant(-1, tf.int64))
+
+
+def _tokens(
+    table: EmbeddingTable, texts: tf.Tensor, max_tokens: int, training: bool
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the tokens of texts `[R]` as rows of a table, and which are real.
+
+    Args:
+        table: that of a `Text`, which says how texts are split.
+        texts: the texts.
+        max_tokens: tokens kept of each.
+        training: drops ids.
+
+    Returns:
+        int64 and bool, `[R, max_tokens]`.
+    """
+    if table.feature.tokenizer == "wordpiece":
+        rows = pieces(texts, max_tokens, table.lookup)
+        return tf.maximum(rows, 0), rows >= 0
+    tokens = words(texts, max_tokens)
+    return table.rows_of(tokens, training), tf.logical_not(is_pad(tokens))
 
 
 def _has_table(feature: Any) -> bool:

@@ -105,6 +105,7 @@ class Schema:
                 self._check_match(feature)
             if isinstance(feature, Sequence):
                 self._check_attention(feature)
+                self._check_times(feature)
         for task in self.tasks:
             if task.name in RESERVED_NAMES:
                 raise ValueError(f"{task.name!r} is a reserved name; rename the task")
@@ -143,7 +144,8 @@ class Schema:
     def columns(self, owner: str | None = None) -> dict[str, Column]:
         """Returns the columns that a batch must have for the features.
 
-        `Match` features have none of their own; a `Match` on `time` makes `time` one.
+        `Match` features have none of their own. A `Match` on `time` makes `time` one;
+        so does a `Sequence` with `times`, which has a second column of that name.
 
         Args:
             owner: only those of one tower.
@@ -156,13 +158,29 @@ class Schema:
             if isinstance(feature, Match):
                 if "time" in (feature.left, feature.right):
                     columns["time"] = Column("time", "int64", None, "query")
-            elif feature.name not in BATCH_COLUMNS:
+                continue
+            if feature.name not in BATCH_COLUMNS:
                 columns[feature.name] = column_of(feature)
+            if isinstance(feature, Sequence) and feature.times is not None:
+                columns[feature.times] = Column(
+                    feature.times, "int64", feature.max_length, "query"
+                )
+                columns["time"] = Column("time", "int64", None, "query")
         return {
             name: column
             for name, column in columns.items()
             if owner is None or column.owner == owner
         }
+
+    @property
+    def query_tower_reads_time(self) -> bool:
+        """Whether `time` is an input of the query tower, and not of matches alone."""
+        return any(
+            "time" in (feature.left, feature.right)
+            if isinstance(feature, Match)
+            else isinstance(feature, Sequence) and feature.times is not None
+            for feature in self.owned_by("query")
+        )
 
     # Files.
 
@@ -301,9 +319,9 @@ class Schema:
     def _check_attention(self, sequence: Sequence) -> None:
         """Checks that something can attend to a sequence, with so many heads."""
         others = [f for f in self.owned_by("query") if not isinstance(f, Sequence)]
-        if sequence.encoder == "zero_attention" and not others:
+        if sequence.encoder != "mean" and not others:
             raise ValueError(
-                f"{sequence.name}.encoder='zero_attention' needs another query "
+                f"{sequence.name}.encoder={sequence.encoder!r} needs another query "
                 "feature, which attends to the sequence; add one or use encoder='mean'"
             )
         table = sequence if sequence.shares is None else self[sequence.shares]
@@ -314,14 +332,37 @@ class Schema:
                 f"{table.dimension}{whose}. Received: heads={sequence.heads}"
             )
 
+    def _check_times(self, sequence: Sequence) -> None:
+        """Checks that the column of a sequence's times is a column of its own."""
+        if sequence.times is None:
+            return
+        names = {item.name for item in (*self.features, *self.tasks)}
+        if sequence.times in RESERVED_NAMES | names:
+            raise ValueError(
+                f"{sequence.name}.times must be a name of its own. Received: "
+                f"{sequence.times!r}, which is reserved or a feature or task"
+            )
+        for other in self.features:
+            if (
+                isinstance(other, Sequence)
+                and other.times == sequence.times
+                and other.max_length != sequence.max_length
+            ):
+                raise ValueError(
+                    f"{sequence.name} and {other.name} share times={other.times!r}, so "
+                    "they need the same max_length. Received: "
+                    f"{sequence.max_length} and {other.max_length}"
+                )
+
     def _check_shares(self, feature: Any) -> None:
-        wanted: Any = Text if isinstance(feature, Text) else Categorical
+        wanted: Any = (Text,) if isinstance(feature, Text) else (Categorical, Text)
         names = [
             f.name for f in self.features if isinstance(f, wanted) and f is not feature
         ]
         if feature.shares not in names:
+            kinds = " or ".join(kind.__name__ for kind in wanted)
             raise ValueError(
-                f"{feature.name}.shares names no {wanted.__name__}. Received: "
+                f"{feature.name}.shares names no {kinds}. Received: "
                 f"{feature.shares!r}; {nearest(feature.shares, names)}"
             )
         source = self[feature.shares]
@@ -331,7 +372,8 @@ class Schema:
                 f"name {source.shares!r} instead"
             )
         key = "dtype" if isinstance(feature, Sequence) else "tokenizer"
-        own, needed = getattr(feature, key), getattr(source, key)
+        # A sequence that shares the table of a text is one of texts.
+        own, needed = getattr(feature, key), getattr(source, key, "string")
         if own != needed:
             raise ValueError(
                 f"{feature.name}.{key} must be that of {source.name!r}, {needed!r}. "

@@ -11,7 +11,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrs_prerank.features.declarations import Match
 from tfrs_prerank.features.lookups import VocabularyLookup
 from tfrs_prerank.features.match import cross_matches, keys_of
 from tfrs_prerank.features.schema import Column, Schema
@@ -55,7 +54,7 @@ class Signatures(tf.Module):
         alone = {
             name: spec
             for name, spec in query.items()
-            if name != "time" or self._reads_time()
+            if name != "time" or self._schema.query_tower_reads_time
         }
         cross = self._specs("cross")
         doc_ids = {"doc_ids": tf.TensorSpec([None, None], self.table.id_dtype)}
@@ -193,11 +192,6 @@ class Signatures(tf.Module):
 
     def _scores(self, logits: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
         return tf.where(found, self._network().scores(logits), tf.float32.min)
-
-    def _reads_time(self) -> bool:
-        own = self._schema.owned_by("query")
-        pairs = [(f.left, f.right) for f in own if isinstance(f, Match)]
-        return any("time" in pair for pair in pairs)
 
     def _specs(self, owner: str) -> dict[str, tf.TensorSpec]:
         return {
