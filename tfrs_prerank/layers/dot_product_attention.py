@@ -70,6 +70,7 @@ class DotProductAttention(QueryKeysLayer):
         if self.query_kernel is not None:
             query = tf.matmul(query, self.query_kernel)
         # float32 before the product: float16 would overflow at 65504.
-        logits = tf.linalg.matvec(accumulate(keys), accumulate(query))
+        rows = accumulate(query)[:, tf.newaxis]
+        logits = tf.squeeze(tf.matmul(rows, accumulate(keys), transpose_b=True), axis=1)
         weights = masked_softmax(logits / math.sqrt(keys.shape[-1]), mask)  # [B, T]
         return weighted_sum(weights, keys)
