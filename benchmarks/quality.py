@@ -14,6 +14,7 @@ after the last one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import statistics
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kept_runs
 import measuring
 
 import tfrs_prerank
@@ -91,15 +93,9 @@ def main() -> None:
             variant = change(config)
             data = Path(folder) / name.replace(" ", "_")
             for seed in seeds:
-                run = find_run(kept, name, seed, digest(variant))
-                if run is None:
-                    if not data.exists():
-                        pipeline.prepare(variant, data)
-                    run = measure(name, variant, data, seed, Path(folder) / "model")
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    with kept.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(run) + "\n")
-                runs.append(run)
+                make = functools.partial(measure, name, variant, data, seed)
+                code = digest(variant)
+                runs.append(kept_runs.find_or_make(kept, name, seed, code, make))
     tables = {"ndcg": ndcg_table(runs), "difference": difference_table(runs)}
     measuring.report("quality", options, tables)
 
@@ -113,25 +109,21 @@ def digest(config: Config) -> str:
     return made.hexdigest()[:16]
 
 
-def find_run(path: Path, name: str, seed: int, code: str) -> dict[str, Any] | None:
-    """Returns an earlier run of the same code and configuration, if there is one."""
-    if not path.is_file():
-        return None
-    for line in path.read_text("utf-8").splitlines():
-        run: dict[str, Any] = json.loads(line)
-        if (run["what"], run["seed"], run["digest"]) == (name, seed, code):
-            return run
-    return None
+def measure(name: str, config: Config, data: Path, seed: int) -> dict[str, Any]:
+    """Trains one variant with one seed and measures it on the test requests.
 
-
-def measure(
-    name: str, config: Config, data: Path, seed: int, directory: Path
-) -> dict[str, Any]:
-    """Trains one variant with one seed and measures it on the test requests."""
+    Args:
+        name: the variant.
+        config: its configuration.
+        data: the folder of its prepared data; they are made if it is not there.
+        seed: of the training.
+    """
+    if not data.exists():
+        pipeline.prepare(config, data)
     measuring.note(f"{name}, seed {seed}")
     training = dataclasses.replace(config.training, seed=seed)
     seeded = dataclasses.replace(config, training=training)
-    model = pipeline.train(seeded, data, directory)
+    model = pipeline.train(seeded, data, data.with_name("model"))
     rankings: dict[str, Any] = {"model": model, **config.evaluation.baselines}
     if config.evaluation.baselines.keys() >= {"item-item co-likes"}:
         rankings["item-item co-likes and the query's hint"] = movielens.query_hint
@@ -151,9 +143,6 @@ def measure(
             "high": difference.high,
         }
     return {
-        "what": name,
-        "seed": seed,
-        "digest": digest(config),
         "value": evaluation.value(TASK, METRIC, "model"),
         "baselines": baselines,
     }

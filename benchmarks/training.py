@@ -3,7 +3,9 @@
 1. The same towers on the same (request, document) pairs: once as lists of 32 in one
    record, once as one record per pair, in batches of as many pairs. Both are read from
    TFRecords of their own. A history of 50 passes the zero attention.
-2. A training step with two tables, of users and of documents, each with 32 numbers a
+2. The same pairs in both forms where the history passes one block of a Transformer,
+   which runs once a record.
+3. A training step with two tables, of users and of documents, each with 32 numbers a
    row, and the default towers, under `LazyAdam` and the Adam and Adagrad of tf.keras.
 
 All subjects run in turn, an epoch each, until two runs of each agree within 10%.
@@ -11,6 +13,7 @@ All subjects run in turn, an epoch each, until two runs of each agree within 10%
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +26,16 @@ import numpy as np
 import tensorflow as tf
 from measuring import Timing, significant
 
-from tfrs_prerank import Categorical, LazyAdam, PreRanker, Schema, Task, Tower, datasets
+from tfrs_prerank import (
+    Categorical,
+    LazyAdam,
+    PreRanker,
+    Schema,
+    Sequence,
+    Task,
+    Tower,
+    datasets,
+)
 
 LENGTH = 32
 
@@ -34,11 +46,13 @@ def main() -> None:
     small = options.small
     with tempfile.TemporaryDirectory() as folder:
         data = data_timings(Path(folder), small)
+        behaviours = behaviour_timings(Path(folder), small)
     optimizers = optimizer_timings(small)
     tables = {
         "data": data_table(data),
+        "behaviours": data_table(behaviours),
         "optimizers": optimizer_table(optimizers),
-        "targets": target_table(data, optimizers),
+        "targets": target_table(data, behaviours, optimizers),
     }
     measuring.report("training", options, tables)
 
@@ -123,7 +137,54 @@ def data_table(data: dict[str, tuple[int, Timing]]) -> list[dict[str, Any]]:
     ]
 
 
-# 2: optimisers.
+# 2: lists beside pairs, under a Transformer.
+
+
+def behaviour_timings(folder: Path, small: bool) -> dict[str, tuple[int, Timing]]:
+    """Times the first batches of the data of `data_timings`, under a Transformer.
+
+    Returns:
+        By form, the number of pairs of an epoch and its time.
+    """
+    batch = 64 if not small else 4
+    steps = 16 if not small else 2
+    documents = catalogue.documents(10_000 if not small else 100, "int64")
+    models, batches = {}, {}
+    for form, size in (("lists", batch), ("pairs", batch * LENGTH)):
+        models[form] = transformer_model(folder)
+        models[form].compile()
+        reader = datasets.read(
+            folder,
+            form,
+            schema=models[form].schema,
+            documents=documents,
+            batch_size=size,
+            shuffle=False,  # the first batches are then the same pairs
+        )
+        batches[form] = reader(0).take(steps)
+    check_same_loss(models, batches)
+    subjects = {form: epoch_of(models[form], batches[form]) for form in models}
+    measuring.note("timing lists and pairs under a Transformer")
+    timings = measuring.settle(subjects, rounds=8 if not small else 2)
+    pairs = steps * batch * LENGTH
+    return {form: (pairs, timing) for form, timing in timings.items()}
+
+
+def transformer_model(folder: Path) -> PreRanker:
+    """Makes the model of the catalogue with one block over the history."""
+    made = catalogue.model(folder, "int64")
+    features = [
+        dataclasses.replace(feature, encoder="transformer")
+        if isinstance(feature, Sequence)
+        else feature
+        for feature in made.schema.features
+    ]
+    schema = dataclasses.replace(made.schema, features=tuple(features))
+    tf.keras.utils.set_random_seed(catalogue.SEED)
+    return PreRanker(schema, **made.declarations.arguments())
+
+
+# 3: optimisers.
 
 
 def optimizer_timings(small: bool) -> dict[tuple[str, int], Timing]:
@@ -199,10 +260,13 @@ def optimizer_table(optimizers: dict[tuple[str, int], Timing]) -> list[dict[str,
 
 
 def target_table(
-    data: dict[str, tuple[int, Timing]], optimizers: dict[tuple[str, int], Timing]
+    data: dict[str, tuple[int, Timing]],
+    behaviours: dict[str, tuple[int, Timing]],
+    optimizers: dict[tuple[str, int], Timing],
 ) -> list[dict[str, Any]]:
     """Compares with what was asked for."""
     lists, pairs = data["lists"][1].seconds, data["pairs"][1].seconds
+    under = behaviours["pairs"][1].seconds / behaviours["lists"][1].seconds
     many, few = max(rows for _, rows in optimizers), min(rows for _, rows in optimizers)
     lazy = optimizers["LazyAdam", many].seconds
     adam = optimizers["Adam", many].seconds
@@ -210,6 +274,9 @@ def target_table(
     return [
         measuring.target(
             "lists: times the pairs per second", pairs / lists, 3.0, False
+        ),
+        measuring.target(
+            "lists under a Transformer: times the pairs per second", under, 5.0, False
         ),
         measuring.target("LazyAdam: times as fast as Adam", adam / lazy, 3.0, False),
         measuring.target(

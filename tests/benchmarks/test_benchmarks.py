@@ -17,7 +17,7 @@ FOLDER = ROOT / "benchmarks"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Small runs of both scripts, at the same time: what they print and write."""
+    """Small runs of all scripts, at the same time: what they print and write."""
     folder = tmp_path_factory.mktemp("results")
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     started = {
@@ -29,7 +29,7 @@ def runs(tmp_path_factory):
             stderr=subprocess.PIPE,
             text=True,
         )
-        for name in ("serving", "training")
+        for name in ("serving", "training", "layers")
         for file in [folder / f"{name}.jsonl"]
     }
     found = {}
@@ -83,10 +83,13 @@ def test_the_graph_does_not_grow(runs):
 
 def test_training_compares_data_and_optimisers(runs):
     tables = runs[1]["training"][1]["tables"]
-    lists, pairs = (row["pairs per second"] for row in tables["data"])
-    slower = min(lists, pairs)
-    for row in tables["data"]:
-        assert row["times the slower"] == ratio(row["pairs per second"], slower)
+    ratios = []  # under zero attention and under a Transformer
+    for table in (tables["data"], tables["behaviours"]):
+        lists, pairs = (row["pairs per second"] for row in table)
+        slower = min(lists, pairs)
+        for row in table:
+            assert row["times the slower"] == ratio(row["pairs per second"], slower)
+        ratios.append(ratio(lists, pairs))
     steps = {
         (row["optimiser"], row["rows of each table"]): row["ms a step"]
         for row in tables["optimizers"]
@@ -101,13 +104,36 @@ def test_training_compares_data_and_optimisers(runs):
     lazy = steps["LazyAdam", many]
     measured = [row["measured"] for row in tables["targets"]]
     assert measured == [
-        ratio(lists, pairs),
+        *ratios,
         ratio(steps["Adam", many], lazy),
         ratio(lazy, steps["LazyAdam", few]),
     ]
 
 
-@pytest.mark.parametrize("name", ["serving", "training"])
+def test_layers_are_compared_with_published_forms(runs):
+    tables = runs[1]["layers"][1]["tables"]
+    crosses, attention = tables["crosses"], tables["attention"]
+    for row in [*crosses, *attention]:
+        assert row["times faster"] == ratio(row["its ms"], row["ms"])
+        assert row["MiB"] >= 0 and row["its MiB"] >= 0
+    assert {row["fields"] for row in crosses} == {4}
+    # A row for each layer and published form; one has two of them, as has DCN v1.
+    pairs = [row for row in crosses if row["layer"] == "bilinear, interaction"]
+    assert [row["beside"] for row in pairs] == [
+        "DeepCTR: loop over pairs",
+        "loop over pairs, fields by number",
+    ]
+    assert pairs[0]["ms"] == pairs[1]["ms"]
+    first, *others = tables["targets"]
+    assert first["measured"] == pairs[1]["times faster"]
+    names = {row["layer"] for row in [*crosses, *attention]}
+    assert len(crosses) + len(attention) == len(names) + 2 == len(others) + 2
+    slowest = min(row["times faster"] for row in pairs)
+    (own,) = (row for row in others if row["what"].startswith("bilinear, interaction"))
+    assert own["measured"] == slowest
+
+
+@pytest.mark.parametrize("name", ["serving", "training", "layers"])
 def test_runs_say_where_they_ran_and_print_what_they_write(runs, name):
     printed, line = runs[1][name]
     assert line["benchmark"] == name and line["small"] is True
