@@ -19,6 +19,7 @@ def run_layer_test(
     weight_shapes: Sequence[tuple[int, ...]],
     output_shape: tuple[int, ...],
     directory: Path,
+    names: Sequence[str] = ("model.keras", "saved_model"),
     mixed_tolerance: float = 0.05,
 ) -> None:
     """Runs a layer through all it meets in a model's life.
@@ -32,6 +33,7 @@ def run_layer_test(
         weight_shapes: shapes of the weights, in order of creation.
         output_shape: shape of the output for `inputs`.
         directory: an empty directory to save in.
+        names: what to save as; the ending decides on the format.
         mixed_tolerance: how far mixed precision may be from float32.
     """
     tf.keras.utils.set_random_seed(1)
@@ -66,7 +68,7 @@ def run_layer_test(
     np.testing.assert_allclose(model(arrays), expected, rtol=1e-5, atol=1e-6)
     first_row = model([x[:1] for x in arrays])  # another batch size
     np.testing.assert_allclose(first_row, expected[:1], rtol=1e-4, atol=1e-5)
-    _check_saving(model, layer_class, arrays, directory)
+    _check_saving(model, layer_class, arrays, [directory / name for name in names])
     _check_fit(model, arrays, expected)
 
 
@@ -151,6 +153,7 @@ def _check_gradients(
     gradients = tape.gradient(
         value, moved, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
+    traced = tf.function(loss)  # it is called hundreds of times
     for name, x in moved.items():
         start, gradient = x.numpy(), tf.convert_to_tensor(gradients[name]).numpy()
         directions = [rng.normal(size=start.shape)]
@@ -161,7 +164,7 @@ def _check_gradients(
             values = []
             for sign in (1, -1):
                 x.assign(start + sign * step * direction)
-                values.append(loss().numpy())
+                values.append(traced().numpy())
             x.assign(start)
             np.testing.assert_allclose(
                 np.sum(gradient * direction),
@@ -176,10 +179,10 @@ def _check_saving(
     model: tf.keras.Model,
     layer_class: type[tf.keras.layers.Layer],
     inputs: list[np.ndarray],
-    directory: Path,
+    paths: Sequence[Path],
 ) -> None:
     expected = model(inputs)
-    for path in (directory / "model.keras", directory / "saved_model"):
+    for path in paths:
         model.save(path)
         assert path.is_file() or (path / "saved_model.pb").is_file()
         restored = tf.keras.models.load_model(path)

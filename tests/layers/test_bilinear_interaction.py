@@ -143,6 +143,23 @@ def test_kernels_start_in_glorot_s_range() -> None:
     assert 0.98 * limit < np.abs(kernel).max() <= limit
 
 
+@pytest.mark.parametrize("rank", [1, 4])
+def test_low_rank_kernels_start_with_the_variance_of_full_ones(rank: int) -> None:
+    full = BilinearInteraction(kind="interaction")
+    low = BilinearInteraction(kind="interaction", kernel=rank)
+    for layer in (full, low):
+        layer.build([None, 40, 8])
+    product = np.matmul(*low.get_weights())
+    assert np.std(product) == pytest.approx(np.std(full.get_weights()[0]), rel=0.05)
+
+
+def test_fields_of_another_shape_are_refused() -> None:
+    layer = BilinearInteraction(kind="each")
+    layer.build([None, 4, 6])
+    with pytest.raises(ValueError, match=r"\(2, 3, 6\)"):
+        layer(tf.zeros([2, 3, 6]))
+
+
 # Sparse kernels.
 
 
@@ -180,6 +197,20 @@ def test_a_sparse_kernel_is_a_full_one_with_zeros(product: str) -> None:
     kernel[~_kept(sparse)] = np.nan
     sparse.set_weights([kernel])
     np.testing.assert_allclose(sparse(fields), full(fields), 1e-5, 1e-6)
+
+
+def test_a_graph_holds_a_bit_for_each_place() -> None:
+    layer = BilinearInteraction(kind="interaction", kernel="sparse")
+    fields = tf.TensorSpec([None, 20, 16])
+    layer.build(fields.shape)
+    graph = tf.function(layer, input_signature=[fields]).get_concrete_function().graph
+    # 190 kernels of 16 x 16 places: 48,640 bits are 6,080 bytes. Besides, some numbers.
+    assert 6_080 < graph.as_graph_def().ByteSize() < 6_080 + 60_000
+    largest = max(
+        len(node.attr["value"].tensor.tensor_content)
+        for node in graph.as_graph_def().node
+    )
+    assert largest == 6_080
 
 
 def test_a_density_of_1_keeps_everything() -> None:

@@ -207,10 +207,12 @@ def test_a_low_rank_makes_no_products_of_all_pairs() -> None:
     assert largest == batch * size * fields  # the input
 
 
-def test_sums_over_d_are_in_float32() -> None:
+# The identity that is not known to be one makes the maps first, None only their sums.
+@pytest.mark.parametrize("activation", [None, lambda x: x])
+def test_sums_over_d_are_in_float32(activation: Any) -> None:
     # Squares of 200: 40,000 each, more than float16 holds after two.
     fields = np.array([[[200.0, 200.0, 200.0], [1.0, 1.0, -1.0]]])
-    layer = CIN((1, 1), dtype="mixed_float16", activation=lambda x: x)
+    layer = CIN((1, 1), dtype="mixed_float16", activation=activation)
     layer.build(fields.shape)
     layer.set_weights(
         [np.array([[1.0], [0.0], [0.0], [0.0]]), np.array([[0.0], [1.0]])]
@@ -231,6 +233,13 @@ def test_fields_of_zeros(activation: str | None, rank: int | None) -> None:
     assert not np.any(output)
     assert all(isinstance(gradient, tf.Tensor) for gradient in gradients)  # not sparse
     assert all(not np.any(gradient) for gradient in gradients)
+
+
+def test_fields_of_another_shape_are_refused() -> None:
+    # As numbers [8, 2, 3] is [4, 4, 3]: a reshape would take it for four examples.
+    layer = _layer((None, 4, 3), (2,))
+    with pytest.raises(ValueError, match=r"\(8, 2, 3\)"):
+        layer(tf.zeros([8, 2, 3]))
 
 
 def test_one_field_and_an_empty_batch() -> None:

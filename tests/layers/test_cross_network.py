@@ -88,22 +88,57 @@ def test_equal_experts_equal_one(experts: int) -> None:
     np.testing.assert_allclose(network(rows), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_gate_that_is_sure_leaves_one_expert() -> None:
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_a_gate_that_is_sure_leaves_one_expert(dtype: str) -> None:
     rng = np.random.default_rng(0)
-    rows = np.abs(rng.normal(size=[4, 3])).astype("float32") + 0.1
-    network = CrossNetwork(1, version="v2", rank=2, experts=2)
+    rows = np.abs(rng.normal(size=[4, 3])).astype("float32") + 3
+    network = CrossNetwork(1, version="v2", rank=2, experts=2, dtype=dtype)
     network.build(rows.shape)
     down, inner, up = (rng.normal(size=w.shape) for w in network.weights[:3])
-    # Logits of (1e4 x, 0): far beyond what exp holds, in float16 beyond all numbers.
+    # Logits of (1e4 x, 0), 9e4 and more: far beyond what exp holds, and float16 too.
     gate = np.array([[1e4, 0.0]] * 3)
     network.set_weights([down, inner, up, gate, np.zeros(3)])
     hidden = np.tanh(np.tanh(rows @ down[:, :2]) @ inner[:, :2])
     expected = rows * (hidden @ up[:2]) + rows
-    np.testing.assert_allclose(network(rows), expected, rtol=1e-4, atol=1e-5)
+    close = {"rtol": 1e-4, "atol": 1e-5} if dtype == "float32" else {"rtol": 0.02}
+    np.testing.assert_allclose(network(rows), expected, **close)
     with tf.GradientTape() as tape:
         output = network(rows)
     for gradient in tape.gradient(output, network.weights):
         assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "name", "variance"),
+    [
+        ({}, "kernel", 2 / (400 + 1)),
+        ({"version": "v2"}, "kernel", 2 / (400 + 400)),
+        # Four experts lie side by side, and each starts as if it were alone.
+        ({"version": "v2", "rank": 32, "experts": 4}, "down", 2 / (400 + 32)),
+        ({"version": "v2", "rank": 32, "experts": 4}, "inner", 2 / (32 + 32)),
+        ({"version": "v2", "rank": 32, "experts": 4}, "up", 2 / (32 + 400)),
+        # Each of 32 products of the two factors has the variance s^4, and all of them
+        # that of a full kernel: 32 s^4 = 2 / 800.
+        ({"version": "v2", "rank": 32}, "up", (2 / 800 / 32) ** 0.5),
+    ],
+)
+def test_initial_kernels_have_the_variance_of_glorot(
+    kwargs: dict[str, Any], name: str, variance: float
+) -> None:
+    tf.keras.utils.set_random_seed(0)
+    network = CrossNetwork(2, **kwargs)
+    network.build([None, 400])
+    drawn = np.concatenate([np.ravel(layer[name]) for layer in network.kernels])
+    # A uniform number's variance is known to .9 / sqrt(n): 3% of 800 numbers.
+    assert np.var(drawn) == pytest.approx(variance, rel=0.1)
+    # An initialiser that is used twice draws the same numbers; few agree by chance.
+    every = [
+        np.ravel(w)
+        for layer in network.kernels
+        for n, w in layer.items()
+        if n != "bias"
+    ]
+    assert len(np.unique(np.concatenate(every))) > 0.9 * sum(map(len, every))
 
 
 @pytest.mark.parametrize(

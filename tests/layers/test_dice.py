@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.processes import run_script
+from tests.processes import Replicas, four_replicas
 from tfrs_prerank.layers import Dice
 
 
@@ -126,59 +126,46 @@ def test_a_variance_below_zero_gives_no_nan() -> None:
     np.testing.assert_array_equal(activation([[1.0], [-1.0]]), [[1.0], [0.0]])
 
 
-_REPLICAS = """
-import tfrs_prerank  # makes tf.keras Keras 2
-import numpy as np
-import tensorflow as tf
+def _four_replicas_equal_one() -> None:
+    strategy = four_replicas()
+    x = np.random.default_rng(0).normal(3, 2, [4, 6, 2]).astype("f")
+    # The third replica has no real row at all.
+    mask = np.arange(6) < np.array([6, 2, 0, 1])[:, np.newaxis]
+    one = Dice(momentum=0.5)
+    one.build([None, 2])
+    with strategy.scope():
+        four = Dice(momentum=0.5)
+        four.build([None, 2])
 
-from tfrs_prerank.layers import Dice
+    def step(activation: Dice, rows: Any, real: Any) -> tuple[tf.Tensor, list]:
+        rows = tf.convert_to_tensor(rows)
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            output = activation(rows, real, training=True)
+            loss = tf.reduce_sum(output**2)
+        return output, tape.gradient(loss, [rows, activation.alpha])
 
-cpu = tf.config.list_physical_devices("CPU")[0]
-parts = [tf.config.LogicalDeviceConfiguration()] * 4
-tf.config.set_logical_device_configuration(cpu, parts)
-strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(4)])
-x = np.random.default_rng(0).normal(3, 2, [4, 6, 2]).astype("f")
-# The third replica has no real row at all.
-mask = np.arange(6) < np.array([6, 2, 0, 1])[:, np.newaxis]
-one = Dice(momentum=0.5)
-one.build([None, 2])
-with strategy.scope():
-    four = Dice(momentum=0.5)
-    four.build([None, 2])
+    @tf.function
+    def replica() -> tuple[tf.Tensor, list]:
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return step(four, tf.gather(x, number), tf.gather(mask, number))
 
-
-def step(activation, rows, real):
-    rows = tf.convert_to_tensor(rows)
-    with tf.GradientTape() as tape:
-        tape.watch(rows)
-        output = activation(rows, real, training=True)
-        loss = tf.reduce_sum(output ** 2)
-    return output, tape.gradient(loss, [rows, activation.alpha])
-
-
-@tf.function
-def replica():
-    number = tf.distribute.get_replica_context().replica_id_in_sync_group
-    return step(four, tf.gather(x, number), tf.gather(mask, number))
-
-
-for _ in range(2):
-    expected, (of_rows, of_alpha) = step(one, x.reshape(24, 2), mask.reshape(24))
-    output, gradients = strategy.run(replica)
-    parts = strategy.experimental_local_results
-    np.testing.assert_allclose(np.concatenate(parts(output)), expected, atol=1e-5)
-    np.testing.assert_allclose(np.concatenate(parts(gradients[0])), of_rows, atol=1e-4)
-    np.testing.assert_allclose(sum(parts(gradients[1])), of_alpha, rtol=1e-4)
-    for left, right in zip(one.weights, four.weights, strict=True):
-        np.testing.assert_allclose(left, right, rtol=1e-5)
-assert not np.allclose(one.moving_mean, 0)
-print("equal")
-"""
+    for _ in range(2):
+        expected, (of_rows, of_alpha) = step(one, x.reshape(24, 2), mask.reshape(24))
+        output, gradients = strategy.run(replica)
+        parts = strategy.experimental_local_results
+        np.testing.assert_allclose(np.concatenate(parts(output)), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            np.concatenate(parts(gradients[0])), of_rows, atol=1e-4
+        )
+        np.testing.assert_allclose(sum(parts(gradients[1])), of_alpha, rtol=1e-4)
+        for left, right in zip(one.weights, four.weights, strict=True):
+            np.testing.assert_allclose(left, right, rtol=1e-5)
+    assert not np.allclose(one.moving_mean, 0)
 
 
-def test_four_replicas_equal_one() -> None:
-    # Logical devices can only be set before TensorFlow starts: another process.
-    assert run_script(_REPLICAS).endswith("equal")
+def test_four_replicas_equal_one(on_replicas: Replicas) -> None:
+    on_replicas(_four_replicas_equal_one)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrs_prerank.layers._checks import check_choice, check_known, check_positive_int
+from tfrs_prerank.layers._initializers import glorot, glorot_factor
 from tfrs_prerank.layers._precision import accumulate
 
 _DENSITY = 0.25
@@ -71,7 +72,7 @@ class BilinearInteraction(tf.keras.layers.Layer):
             Every row keeps one place at least.
         seed: for `"sparse"` only: of the places that are kept. They follow from `seed`
             and the shape, so that they are the same after a reload. A graph holds one
-            byte for each of them.
+            bit for each of them.
         **kwargs: arguments of `tf.keras.layers.Layer`.
 
     Call arguments:
@@ -132,6 +133,8 @@ class BilinearInteraction(tf.keras.layers.Layer):
                 "BilinearInteraction multiplies pairs: the number of fields F must be "
                 f"at least 2. Received: {fields}"
             )
+        axes = {1: fields, 2: size}
+        self.input_spec = tf.keras.layers.InputSpec(ndim=3, axes=axes)
         pairs = fields * (fields - 1) // 2
         leading = {"all": [], "each": [fields - 1], "interaction": [pairs]}[self.kind]
         if self.kernel == "diagonal":
@@ -148,17 +151,18 @@ class BilinearInteraction(tf.keras.layers.Layer):
                 "down": [size, self.kernel],
                 "up": [self.kernel, size],
             }.items():
-                weight = self.add_weight(
-                    name, [*leading, *matrix], initializer=_glorot(*matrix)
-                )
+                start = glorot_factor(size, size, self.kernel)
+                weight = self.add_weight(name, [*leading, *matrix], initializer=start)
                 setattr(self, name, weight)
         elif self.kernel != "identity":
             kept = size
             if self.kernel == "sparse":
-                self._kept = _places([*leading, size, size], self.density, self.seed)
-                kept = self._kept.mean() * size
+                places = _places([*leading, size, size], self.density, self.seed)
+                kept = places.mean() * size
+                # As bits: an export's graph must not hold large constants.
+                self._kept = np.packbits(places)
             self.full = self.add_weight(
-                "full", [*leading, size, size], initializer=_glorot(kept, kept)
+                "full", [*leading, size, size], initializer=glorot(kept, kept)
             )
         super().build(input_shape)
 
@@ -230,7 +234,7 @@ class BilinearInteraction(tf.keras.layers.Layer):
         full = tf.convert_to_tensor(self.full)
         if self.kernel == "sparse":
             # Not by a product with 0: what lies in the unused places may be anything.
-            full = tf.where(self._kept, full, tf.zeros([], full.dtype))
+            full = tf.where(_bits(self._kept, full), full, tf.zeros([], full.dtype))
         return full
 
     def _times(self, heads: tf.Tensor, kernel: tf.Tensor | None) -> tf.Tensor:
@@ -261,6 +265,13 @@ class BilinearInteraction(tf.keras.layers.Layer):
             "density": self.density,
             "seed": self.seed,
         }
+
+
+def _bits(packed: np.ndarray, like: tf.Tensor) -> tf.Tensor:
+    """Returns the bits of `np.packbits` as a bool tensor of another one's shape."""
+    each = tf.constant(1 << np.arange(7, -1, -1), tf.uint8)
+    bits = tf.bitwise.bitwise_and(tf.constant(packed)[:, tf.newaxis], each) > 0
+    return tf.reshape(tf.reshape(bits, [-1])[: like.shape.num_elements()], like.shape)
 
 
 def _above_the_diagonal(matrices: tf.Tensor) -> tf.Tensor:
@@ -304,12 +315,6 @@ def _check_seed(seed: Any) -> int:
             f"`seed` must be a whole number from 0 to 2**32 - 1. Received: {seed!r}"
         )
     return int(seed)
-
-
-def _glorot(fan_in: float, fan_out: float) -> tf.keras.initializers.Initializer:
-    """Returns Glorot's initialiser; that of Keras would count leading axes as well."""
-    limit = math.sqrt(6 / (fan_in + fan_out))
-    return tf.keras.initializers.RandomUniform(-limit, limit)
 
 
 def _places(shape: list[int], density: float, seed: int) -> np.ndarray:

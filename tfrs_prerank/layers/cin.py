@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrs_prerank.layers._checks import check_known, check_positive_int
+from tfrs_prerank.layers._initializers import glorot_factor
 from tfrs_prerank.layers._precision import accumulate
 
 
@@ -117,7 +117,10 @@ class CIN(tf.keras.layers.Layer):
                 f"CIN takes fields of shape [B, F, D]. Received: shape {shape}"
             )
         fields = check_known("CIN", "number of fields", shape[1])
-        check_known("CIN", "field size", shape[2])
+        size = check_known("CIN", "field size", shape[2])
+        # Other shapes might fit the reshapes, and mix examples.
+        axes = {1: fields, 2: size}
+        self.input_spec = tf.keras.layers.InputSpec(ndim=3, axes=axes)
         inputs = [fields, *(self._passed_on(unit) for unit in self.units[:-1])]
         smallest = min(inputs)
         if self.rank is not None and self.rank > smallest:
@@ -136,15 +139,12 @@ class CIN(tf.keras.layers.Layer):
                 )
                 self.kernels.append({"full": kernel})
                 continue
-            # U V^T has the variance that Glorot's initialiser gives a full kernel.
-            variance = math.sqrt(2 / (maps * fields + unit) / self.rank)
-            limit = math.sqrt(3 * variance)
             self.kernels.append(
                 {
                     side: self.add_weight(
                         f"{side}_{layer}",
                         [rows, unit, self.rank],
-                        initializer=tf.keras.initializers.RandomUniform(-limit, limit),
+                        initializer=glorot_factor(maps * fields, unit, self.rank),
                     )
                     for side, rows in (("left", maps), ("right", fields))
                 }
@@ -222,13 +222,15 @@ class CIN(tf.keras.layers.Layer):
         self, maps: tf.Tensor, first: tf.Tensor, kernels: dict[str, tf.Tensor]
     ) -> tf.Tensor:
         """Returns the sums over `d` of what `_maps` would return, `[B, H_k]`."""
+        wide = {name: accumulate(kernel) for name, kernel in kernels.items()}
         if self.rank is None:
-            kernel = kernels["full"]
+            kernel = wide["full"]
         else:
-            kernel = tf.einsum("ihr,jhr->ijh", kernels["left"], kernels["right"])
+            kernel = tf.einsum("ihr,jhr->ijh", wide["left"], wide["right"])
             kernel = tf.reshape(kernel, [-1, kernel.shape[2]])
-        products = tf.matmul(maps, first, transpose_a=True)  # [B, H, F]
-        return tf.matmul(tf.reshape(products, [-1, kernel.shape[0]]), kernel)
+        products = tf.matmul(accumulate(maps), accumulate(first), transpose_a=True)
+        products = tf.reshape(products, [-1, kernel.shape[0]])  # [B, H F]
+        return tf.cast(tf.matmul(products, kernel), maps.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

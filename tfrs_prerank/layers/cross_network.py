@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfrs_prerank.layers._checks import check_choice, check_known, check_positive_int
+from tfrs_prerank.layers._initializers import glorot, glorot_factor
 from tfrs_prerank.layers._precision import accumulate
 
 
@@ -22,12 +23,13 @@ class CrossNetwork(tf.keras.layers.Layer):
         v2, rank, experts     x' = x0 * (sum_i g_i U_i h_i + b) + x
                               h_i = tanh(C_i tanh(V_i^T x)),  g = softmax(G x)
 
-    `*` is element-wise. Weights and multiply-adds per row and layer: v1 `2 d`; v2
-    `d^2`; low rank `2 d r`; mixture of `K` experts `K (2 d r + r^2 + d)`.
+    `*` is element-wise. Weights per layer, but for the bias, and multiply-adds per row
+    and layer: v1 `d`; v2 `d^2`; low rank `2 d r`; mixture of `K` experts
+    `K (2 d r + r^2 + d)`.
 
     The input must be what is crossed: concatenate or flatten the fields first.
     Without biases the output of v1 is a multiple of `x0` (eq. 13); v1 without
-    biases is v2 with `W = 1 w^T`.
+    biases is v2 with `W = 1 w^T`. (eq. 11-13 are the source article's.)
 
     Differs from the sources: `w` of v1 is a vector (the article calls it a matrix);
     eq. 13 holds only for `b = 0`, which the article leaves out. The bias of the
@@ -105,35 +107,40 @@ class CrossNetwork(tf.keras.layers.Layer):
                 f"`rank` must not be larger than the row size {size}. Received: "
                 f"{self.rank}; use rank=None for a full kernel"
             )
-        # Kernels of experts lie side by side in one matrix: one matmul for all.
-        packed = (self.rank or 0) * self.experts
         self.kernels: list[dict[str, tf.Variable]] = []
         for layer in range(self.depth):
-            shapes: dict[str, list[int]]
-            if self.version == "v1":
-                shapes = {"kernel": [size]}
-            elif self.rank is None:
-                shapes = {"kernel": [size, size]}
-            elif self.experts == 1:
-                shapes = {"down": [size, packed], "up": [packed, size]}
-            else:
-                shapes = {
-                    "down": [size, packed],
-                    "inner": [self.rank, packed],
-                    "up": [packed, size],
-                    "gate": [size, self.experts],
-                }
             kernels = {
-                name: self.add_weight(
-                    f"{name}_{layer}", shape, initializer="glorot_uniform"
-                )
-                for name, shape in shapes.items()
+                name: self.add_weight(f"{name}_{layer}", shape, initializer=start)
+                for name, (shape, start) in self._kernels(size).items()
             }
             kernels["bias"] = self.add_weight(
                 f"bias_{layer}", [size], initializer="zeros"
             )
             self.kernels.append(kernels)
         super().build(input_shape)
+
+    def _kernels(
+        self, size: int
+    ) -> dict[str, tuple[list[int], tf.keras.initializers.Initializer]]:
+        """Returns shape and initialiser of one layer's kernels by name."""
+        if self.version == "v1":
+            return {"kernel": ([size], glorot(size, 1))}
+        if self.rank is None:
+            return {"kernel": ([size, size], glorot(size, size))}
+        rank, experts = self.rank, self.experts
+        if experts == 1:
+            return {
+                "down": ([size, rank], glorot_factor(size, size, rank)),
+                "up": ([rank, size], glorot_factor(size, size, rank)),
+            }
+        # Kernels of experts lie side by side in one matrix: one matmul for all.
+        packed = rank * experts
+        return {
+            "down": ([size, packed], glorot(size, rank)),
+            "inner": ([rank, packed], glorot(rank, rank)),
+            "up": ([packed, size], glorot(rank, size)),
+            "gate": ([size, experts], glorot(size, experts)),
+        }
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns the crossed rows."""
@@ -157,7 +164,7 @@ class CrossNetwork(tf.keras.layers.Layer):
         hidden = tf.reshape(tf.tanh(down), [-1, self.experts, self.rank])
         inner = tf.reshape(kernels["inner"], [self.rank, self.experts, self.rank])
         hidden = tf.tanh(tf.einsum("bkr,rks->bks", hidden, inner))
-        logits = accumulate(tf.matmul(x, kernels["gate"]))
+        logits = tf.matmul(accumulate(x), accumulate(kernels["gate"]))
         gates = tf.cast(tf.nn.softmax(logits), hidden.dtype)  # [B, K]
         # Gating before the last kernel keeps [B, K, d] from ever existing.
         hidden = tf.reshape(

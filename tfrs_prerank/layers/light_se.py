@@ -68,6 +68,6 @@ class LightSE(FieldGate):
 
     def _field_weights(self, fields: tf.Tensor) -> tf.Tensor:
         """Returns `1 + a`."""
-        squeezed = tf.cast(tf.reduce_mean(accumulate(fields), axis=-1), fields.dtype)
-        logits = self.times(squeezed, self.kernel) + tf.cast(self.bias, fields.dtype)
-        return tf.cast(1 + tf.nn.softmax(accumulate(logits)), fields.dtype)
+        squeezed = tf.reduce_mean(accumulate(fields), axis=-1)
+        logits = self.times(squeezed, self.kernel) + tf.cast(self.bias, squeezed.dtype)
+        return tf.cast(1 + tf.nn.softmax(logits), fields.dtype)
