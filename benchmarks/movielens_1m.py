@@ -42,7 +42,7 @@ from tfrs_prerank import Categorical, PreRanker, Schema, Sequence, Task, Tower
 from tfrs_prerank.scorers import Scorer
 from tfrs_prerank.towers import Gate, Interaction
 
-BATCH, RATE, EPOCHS = 2048, 1e-3, 8
+BATCH, RATE, EPOCHS = 2048, 3e-3, 8
 DIMENSION = 32
 LENGTH, DROPPED, MOST = 50, 0.5, 200
 PLAIN = "two towers"
@@ -113,6 +113,14 @@ def variants() -> dict[str, Variant]:
     }
     for name, part in parts.items():
         found[f"two towers, {name}"] = Variant(tower(**part))
+    of_users = {"histories": HISTORIES[:2]}
+    found["two towers, histories, mean"] = Variant(**of_users, encoder=None)
+    found["two towers, histories"] = Variant(**of_users)
+    found["two towers, histories of both sides"] = Variant(
+        histories=HISTORIES, encoder=None
+    )
+    found["two towers, fields of 64"] = Variant(tower(dimension=64))
+    found["two towers, averaged weights"] = Variant(average=0.999)
     found["single tower"] = Variant(scorer=None)
     for name, part in parts.items():
         found[f"single tower, {name}"] = Variant(tower(**part), scorer=None)
@@ -221,7 +229,8 @@ def make_schema(variant: Variant, data: ratings.Ratings, directory: Path) -> Sch
         lines = "".join(f"{value}\n" for value in values if value >= 0)
         files[name].write_text(lines, encoding="utf-8")
     doc: Literal["query", "doc"] = "query" if variant.scorer is None else "doc"
-    options: dict[str, Any] = {"dtype": "int64", "dimension": DIMENSION}
+    size = variant.tower.dimension
+    options: dict[str, Any] = {"dtype": "int64", "dimension": size}
     features: list[Any] = [
         Categorical(name, "query", vocabulary=str(files[name]), **options)
         for name in data.users
