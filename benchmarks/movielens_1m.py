@@ -42,7 +42,7 @@ from tfrs_prerank import Categorical, PreRanker, Schema, Sequence, Task, Tower
 from tfrs_prerank.scorers import Scorer
 from tfrs_prerank.towers import Gate, Interaction
 
-BATCH, RATE, EPOCHS = 2048, 3e-3, 8
+BATCH, RATE, EPOCHS = 2048, 3e-3, 6
 DIMENSION = 32
 LENGTH, DROPPED, MOST = 50, 0.5, 200
 PLAIN = "two towers"
