@@ -19,6 +19,7 @@ RESTART = (
     "imported; TF_USE_LEGACY_KERAS=None). Fix: restart the runtime and import "
     "tfrs_prerank first"
 )
+GOOD = {"variable": "1", "keras": KERAS_2, "is_keras_2": True}
 
 # Every script fills `out`; the last line of its output is `out` as JSON.
 PROLOGUE = """
@@ -121,6 +122,20 @@ def fake_scann(folder: Path, requires: str, body: str) -> Path:
     return folder
 
 
+@pytest.mark.slow  # the package first, as in every test, and kin of the next test
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (PACKAGE_FIRST, {**GOOD, "tensorflow_imported": False}),
+        (KERAS_FIRST, {**GOOD, "keras_3": "keras.src.models.model"}),
+        (TENSORFLOW_TEXT_FIRST, {"error": RESTART, "variable": None}),
+    ],
+    ids=["package", "keras", "text"],
+)
+def test_further_import_orders(script, expected):
+    assert run(script) == expected
+
+
 def test_import_orders_and_unusable_scann(tmp_path):
     mismatched = fake_scann(
         tmp_path / "mismatched",
@@ -136,23 +151,19 @@ def test_import_orders_and_unusable_scann(tmp_path):
     # Two at a time: starting a process with TensorFlow costs seconds.
     with ThreadPoolExecutor(2) as pool:
         jobs = {
-            "package": pool.submit(run, PACKAGE_FIRST),
             "tensorflow": pool.submit(run, TENSORFLOW_FIRST),
             "touched": pool.submit(run, KERAS_TOUCHED),
-            "text": pool.submit(run, TENSORFLOW_TEXT_FIRST),
-            "keras": pool.submit(run, KERAS_FIRST),
             "zero": pool.submit(run, ZERO, TF_USE_LEGACY_KERAS="0"),
             "mismatched": pool.submit(run, SCANN, mismatched),
             "broken": pool.submit(run, SCANN, broken),
         }
         got = {name: job.result() for name, job in jobs.items()}
 
-    good = {"variable": "1", "keras": KERAS_2, "is_keras_2": True}
-    assert got["package"] == {**good, "tensorflow_imported": False}
-    assert got["tensorflow"] == {**good, "layers": "tf_keras.src.layers.core.dense"}
-    assert got["keras"] == {**good, "keras_3": "keras.src.models.model"}
+    assert got["tensorflow"] == {
+        **GOOD,
+        "layers": "tf_keras.src.layers.core.dense",
+    }
     assert got["touched"] == {"error": RESTART, "variable": None}
-    assert got["text"] == {"error": RESTART, "variable": None}
     assert got["zero"] == {
         "error": "the environment variable TF_USE_LEGACY_KERAS is '0', which asks for "
         "Keras 3, but tfrs_prerank needs Keras 2. Fix: set TF_USE_LEGACY_KERAS=1 or "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.processes import run_script
+from tests.processes import Replicas, four_replicas
 from tfrs_prerank.optimizers import LazyAdam
 
 
@@ -221,63 +222,52 @@ def test_errors() -> None:
         LazyAdam(weight_decay=0.1)
 
 
-_REPLICAS = """
-import numpy as np
-import tensorflow as tf
+def _four_replicas_as_one() -> None:
+    start = np.random.default_rng(0).normal(size=[9, 2]).astype("float32")
+    # Replica r reads these rows; 3 is read by several replicas and twice by one.
+    rows = tf.constant([[0, 3], [3, 5], [7, 3], [3, 3]])
 
-from tfrs_prerank.optimizers import LazyAdam
+    def train(
+        strategy: tf.distribute.Strategy, rows_of: Callable[[Any], tf.Tensor]
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        with strategy.scope():
+            table = tf.Variable(start)
+            bias = tf.Variable([1.0, 1.0])
+            optimizer = LazyAdam(0.1)
 
-cpu = tf.config.list_physical_devices("CPU")[0]
-parts = [tf.config.LogicalDeviceConfiguration()] * 4
-tf.config.set_logical_device_configuration(cpu, parts)
-start = np.random.default_rng(0).normal(size=[9, 2]).astype("float32")
-# Replica r reads these rows; 3 is read by several replicas and twice by one.
-rows = tf.constant([[0, 3], [3, 5], [7, 3], [3, 3]])
+        @tf.function
+        def step() -> None:
+            def replica() -> None:
+                mine = rows_of(tf.distribute.get_replica_context())
+                with tf.GradientTape() as tape:
+                    loss = tf.reduce_sum(tf.square(tf.gather(table, mine) + bias))
+                gradients = tape.gradient(loss, [table, bias])
+                assert isinstance(gradients[0], tf.IndexedSlices)
+                optimizer.apply_gradients(zip(gradients, [table, bias], strict=True))
 
+            strategy.run(replica)
 
-def train(strategy, rows_of):
-    with strategy.scope():
-        table = tf.Variable(start)
-        bias = tf.Variable([1.0, 1.0])
-        optimizer = LazyAdam(0.1)
+        for _ in range(3):
+            step()
+        copies = [v.numpy() for v in strategy.experimental_local_results(table)]
+        return copies, bias.numpy()
 
-    @tf.function
-    def step():
-        def replica():
-            mine = rows_of(tf.distribute.get_replica_context())
-            with tf.GradientTape() as tape:
-                loss = tf.reduce_sum(tf.square(tf.gather(table, mine) + bias))
-            gradients = tape.gradient(loss, [table, bias])
-            assert isinstance(gradients[0], tf.IndexedSlices)
-            optimizer.apply_gradients(zip(gradients, [table, bias]))
-
-        strategy.run(replica)
-
-    for _ in range(3):
-        step()
-    copies = [v.numpy() for v in strategy.experimental_local_results(table)]
-    return copies, bias.numpy()
-
-
-mirrored = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(4)])
-copies, bias = train(
-    mirrored, lambda context: tf.gather(rows, context.replica_id_in_sync_group)
-)
-(single,), single_bias = train(
-    tf.distribute.get_strategy(), lambda context: tf.reshape(rows, [-1])
-)
-assert len(copies) == 4
-for copy in copies:
-    np.testing.assert_array_equal(copy, copies[0])
-np.testing.assert_allclose(copies[0], single, rtol=1e-5, atol=1e-6)
-np.testing.assert_allclose(bias, single_bias, rtol=1e-5)
-untouched = [1, 2, 4, 6, 8]
-np.testing.assert_array_equal(copies[0][untouched], start[untouched])
-assert np.all(copies[0][[0, 3, 5, 7]] != start[[0, 3, 5, 7]])
-print("equal")
-"""
+    mirrored = four_replicas()
+    copies, bias = train(
+        mirrored, lambda context: tf.gather(rows, context.replica_id_in_sync_group)
+    )
+    (single,), single_bias = train(
+        tf.distribute.get_strategy(), lambda context: tf.reshape(rows, [-1])
+    )
+    assert len(copies) == 4
+    for copy in copies:
+        np.testing.assert_array_equal(copy, copies[0])
+    np.testing.assert_allclose(copies[0], single, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(bias, single_bias, rtol=1e-5)
+    untouched = [1, 2, 4, 6, 8]
+    np.testing.assert_array_equal(copies[0][untouched], start[untouched])
+    assert np.all(copies[0][[0, 3, 5, 7]] != start[[0, 3, 5, 7]])
 
 
-def test_four_replicas_as_one() -> None:
-    # Logical devices can only be set before TensorFlow starts: another process.
-    assert run_script(_REPLICAS).endswith("equal")
+def test_four_replicas_as_one(on_replicas: Replicas) -> None:
+    on_replicas(_four_replicas_as_one)

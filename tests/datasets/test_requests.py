@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.processes import four_replicas
 from tfrs_prerank import (
     Categorical,
     Dense,
@@ -695,41 +693,16 @@ def test_a_restored_backup_equals_a_training_without_interruption(
     assert_same_weights(restored, trained_twice)
 
 
-_REPLICAS = """
-import importlib.util
-import sys
-
-import tfrs_prerank
-
-import numpy as np
-import tensorflow as tf
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-parts = [tf.config.LogicalDeviceConfiguration()] * 2
-tf.config.set_logical_device_configuration(cpu, parts)
-spec = importlib.util.spec_from_file_location("given", sys.argv[2])
-given = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(given)
-
-alone = given.small_model()
-alone.fit(given.small_reader(sys.argv[1]), epochs=1, verbose=0)
-with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    model = given.small_model()
-# 30 requests in batches of 4: the last holds 2, one for each replica.
-model.fit(given.small_reader(sys.argv[1]), epochs=1, verbose=0)
-for one, two in zip(alone.get_weights(), model.get_weights(), strict=True):
-    np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)
-print("equal")
-"""
+def _four_replicas_read_what_one_reads(folder: Path) -> None:
+    alone = small_model()
+    alone.fit(small_reader(folder), epochs=1, verbose=0)
+    with four_replicas().scope():
+        model = small_model()
+    # 30 requests in batches of 4: the last 2 leave two replicas without any.
+    model.fit(small_reader(folder), epochs=1, verbose=0)
+    for one, two in zip(alone.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)
 
 
-def test_two_replicas_read_what_one_reads(small_folder) -> None:
-    process = subprocess.run(
-        [sys.executable, "-c", _REPLICAS, small_folder, __file__],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    assert process.stdout.strip().endswith("equal")
+def test_four_replicas_read_what_one_reads(small_folder, on_replicas) -> None:
+    on_replicas(_four_replicas_read_what_one_reads, small_folder)

@@ -1,7 +1,4 @@
-"""Trains on four logical CPUs and on one; run in a process of its own.
-
-Logical devices can only be set before TensorFlow starts.
-"""
+"""Trains on four logical CPUs and on one; see the fixture `on_replicas`."""
 
 from __future__ import annotations
 
@@ -21,6 +18,7 @@ from tests.models.small import (
     state_of,
     steady_adam,
 )
+from tests.processes import four_replicas
 from tfrs_prerank.metrics import GAUC, NDCG
 
 TASKS = ("click", "like")
@@ -78,10 +76,7 @@ def assert_same_logs(left: dict, right: dict, number: int) -> None:
 
 
 def main() -> None:
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    parts = [tf.config.LogicalDeviceConfiguration()] * 4
-    tf.config.set_logical_device_configuration(cpu, parts)
-    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(4)])
+    strategy = four_replicas()
 
     # Two requests to each replica; the last batch of seven leaves one to the last.
     arrays = random_requests(23, 5, TASKS, weights=True, position=True)
@@ -109,8 +104,3 @@ def main() -> None:
         assert "in_batch_softmax on several replicas" in str(error)
     else:
         raise AssertionError("in_batch_softmax was trained on several replicas")
-    print("equal")
-
-
-if __name__ == "__main__":
-    main()

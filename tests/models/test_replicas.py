@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tests.processes import run
+from tests.models import replicas
+from tests.processes import Replicas
 
 
-def test_four_replicas_equal_one() -> None:
-    assert run("tests.models.replicas").endswith("equal")
+def test_four_replicas_equal_one(on_replicas: Replicas) -> None:
+    on_replicas(replicas.main)

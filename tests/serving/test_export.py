@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.processes import four_replicas
 from tests.serving.export_models import (
     batch_of,
     call,
@@ -38,7 +39,6 @@ from tfrs_prerank.serving.exporter import (
 from tfrs_prerank.serving.lint import LintError, lint_saved_model
 
 MODULE = sys.modules[export.__module__]
-ROOT = Path(__file__).resolve().parents[2]
 SIGNATURES = [
     "encode_docs",
     "encode_query",
@@ -117,11 +117,11 @@ for path in sys.argv[1:]:
 """
 
 
-def run_python(code, *arguments, cwd, **environment):
+def run_python(code, *arguments, cwd):
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -199,40 +199,22 @@ def test_both_loaders_agree_on_every_output(fresh, name):
             np.testing.assert_array_equal(one, other)
 
 
-MIRRORED = """
-import sys
-import numpy as np
-import tensorflow as tf
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-parts = [tf.config.LogicalDeviceConfiguration()] * 2
-tf.config.set_logical_device_configuration(cpu, parts)
-
-from tests.serving.export_models import randomize, small_documents, small_model
-from tests.serving.test_export import assert_scores_of, small_batch
-from tfrs_prerank.serving.exporter import export
-
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    model = small_model()
-    model.compile()
-randomize(model)
-assert "Mirrored" in type(model.network.variables[0]).__name__
-documents = small_documents(20)
-done = export(model, documents, sys.argv[1], warmup_lengths=(2,))
-assert_scores_of(model, done.path, small_batch(documents))
-try:
+def _export_of_a_mirrored_model(directory):
+    strategy = four_replicas()
     with strategy.scope():
-        export(model, documents, sys.argv[1])
-except RuntimeError as error:
-    assert "strategy.scope()" in str(error), error
-else:
-    raise AssertionError("exported inside of the scope")
-"""
+        model = small_model()
+        model.compile()
+    randomize(model)
+    assert "Mirrored" in type(model.network.variables[0]).__name__
+    documents = small_documents(20)
+    done = export(model, documents, directory, warmup_lengths=(2,))
+    assert_scores_of(model, done.path, small_batch(documents))
+    with strategy.scope(), pytest.raises(RuntimeError, match=r"strategy\.scope\(\)"):
+        export(model, documents, directory)
 
 
-def test_model_of_a_mirrored_strategy(tmp_path):
-    run_python(MIRRORED, tmp_path, cwd=ROOT)
+def test_model_of_a_mirrored_strategy(on_replicas, tmp_path):
+    on_replicas(_export_of_a_mirrored_model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
