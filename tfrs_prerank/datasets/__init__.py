@@ -1,15 +1,15 @@
 """Where training data comes from: public data sets and your own logs.
 
 Everything loads on first use, so importing this package costs nothing: `movielens`
-turns MovieLens ratings into search requests, `logs` reads your own Parquet or CSV
-files, `write` and `read` keep requests as TFRecord files, and `prepare` makes a folder
-of all that training needs.
+turns MovieLens ratings into search requests, `funnel` simulates a cascade whose truth
+is known, `logs` reads your own Parquet or CSV files, `write` and `read` keep requests as
+TFRecord files, and `prepare` makes a folder of all that training needs.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_MODULES = ("logs", "movielens")
+_MODULES = ("funnel", "logs", "movielens")
 _MODULE_OF = {
     "prepare": "prepared",
     "read": "requests",
@@ -19,6 +19,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "funnel",
     "logs",
     "movielens",
     "prepare",
