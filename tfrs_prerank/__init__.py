@@ -43,6 +43,7 @@ _SUBPACKAGES = (
     "metrics",
     "models",
     "objectives",
+    "sampling",
     "scorers",
     "serving",
     "towers",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,10 @@ import pyarrow as pa
 from tfrs_prerank.datasets._log_rows import DROPPED, REASONS
 from tfrs_prerank.datasets.documents_file import to_values
 from tfrs_prerank.features.schema import Column
+from tfrs_prerank.sampling import Sampler
+
+RANK = "production rank"
+"""Column that sampling reads and no record has; no feature can be called like it."""
 
 _LAST = np.iinfo(np.int32).max
 _MOST_FILES = 256  # open at once
@@ -226,6 +230,50 @@ class Requests:
                 else column[start:stop]
                 for name, column in values.items()
             }
+
+
+@dataclasses.dataclass
+class Samples:
+    """What became of the documents of the training requests.
+
+    Attributes:
+        taken: documents by where they come from; see `sampling.Sample`.
+        left_out: documents of the log by reason.
+        requests: how many requests have none left.
+    """
+
+    taken: Counter[str] = dataclasses.field(default_factory=Counter)
+    left_out: Counter[str] = dataclasses.field(default_factory=Counter)
+    requests: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledRequests:
+    """Training lists, drawn anew at each iteration and always the same.
+
+    Attributes:
+        requests: whole candidate lists.
+        sampler: draws from them.
+        report: is called at the end of each iteration with what was counted in it.
+    """
+
+    requests: Requests
+    sampler: Sampler
+    report: Callable[[Samples], None]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yields dicts as `requests.write` takes them."""
+        counts = Samples()
+        for request in self.requests:
+            ranks = request.pop(RANK, None)
+            sample = self.sampler.sample(request, ranks)
+            counts.taken += sample.taken
+            counts.left_out += sample.left_out
+            if sample.request is None:
+                counts.requests += 1
+            else:
+                yield sample.request
+        self.report(counts)
 
 
 def _read(path: Path) -> pa.Table:

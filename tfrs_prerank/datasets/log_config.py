@@ -10,6 +10,7 @@ import math
 from typing import Literal
 
 from tfrs_prerank.declaration import declaration
+from tfrs_prerank.sampling.mixture import Mixture
 
 ID_COLUMN = "doc_id"
 """What the column of ids is called in a documents file."""
@@ -30,6 +31,8 @@ class LogColumns:
             count as exposed.
         position: where it was shown, from 0; empty for not shown.
         log_q: log probability with which a sampled document was drawn.
+        rank: place in the production order, 1 = best, empty for none. Only hard
+            negatives read it (`Mixture.hard`); no record has it.
         labels: column by task, and by `out_of_scene`; a task that is not named here has
             a column of its own name. An empty cell is an absent label.
         weights: column by task.
@@ -51,6 +54,7 @@ class LogColumns:
     stage: str | None = None
     position: str | None = None
     log_q: str | None = None
+    rank: str | None = None
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     weights: dict[str, str] = dataclasses.field(default_factory=dict)
     teachers: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -73,6 +77,8 @@ class LogsConfig:
         separator: stands between several values in a string, as in `War|Drama`.
         min_documents: shorter lists are dropped.
         shards: files of each split.
+        mixture: what training lists are made of; None takes them as they were logged.
+            Validation and test lists are whole in any case.
         source: always `"logs"`, in a configuration file.
 
     Example:
@@ -89,6 +95,7 @@ class LogsConfig:
     separator: str = "|"
     min_documents: int = 1
     shards: int = 1
+    mixture: Mixture | None = None
     source: Literal["logs"] = "logs"
 
     def __post_init__(self) -> None:
@@ -105,3 +112,9 @@ class LogsConfig:
                 raise ValueError(
                     f"{name} must be at least 1. Received: {getattr(self, name)}"
                 )
+        hard = None if self.mixture is None else self.mixture.hard
+        if hard is not None and self.columns.rank is None:
+            raise ValueError(
+                "mixture.hard needs the production order; name its column in "
+                "columns.rank, or leave mixture.hard out. Received: rank=None"
+            )

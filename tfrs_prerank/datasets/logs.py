@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,8 @@ from tfrs_prerank.features.declarations import Numeric
 from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.schema import Column, Schema
 from tfrs_prerank.progress import track
+from tfrs_prerank.sampling import DocumentLog, Mixture, Sampler
+from tfrs_prerank.sampling.sampler import check
 
 _ROWS_OF_A_PART = 500_000
 _END = np.iinfo(np.int64).max
@@ -43,13 +46,18 @@ class ConvertReport:
 
     Attributes:
         rows_read: rows of the log.
-        rows_written: documents in the lists that were written.
-        rows_dropped: dropped rows by reason.
+        rows_written: rows that became documents of the lists that were written.
+            Documents drawn from the catalogue come on top.
+        rows_dropped: dropped rows by reason. With a mixture `untrusted_positive`,
+            `exposed_not_drawn`, `ranked_not_drawn` and `preranked_out_not_drawn` are
+            what sampling left out of training lists.
         requests_written: requests by split.
         requests_dropped: dropped requests by reason.
         documents: documents in the table.
         validation_starts: first second of the validation part, None for no such part.
         test_starts: first second of the test part, None for no such part.
+        sampled: with a mixture, documents of the training lists by where they come
+            from: stages, and `hard` for negatives drawn from the window of ranks.
     """
 
     rows_read: int
@@ -60,6 +68,7 @@ class ConvertReport:
     documents: int
     validation_starts: int | None
     test_starts: int | None
+    sampled: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
         """Returns the report as JSON."""
@@ -71,6 +80,7 @@ class ConvertReport:
             ("rows dropped", self.rows_dropped),
             ("requests written", self.requests_written),
             ("requests dropped", self.requests_dropped),
+            ("documents in training lists", self.sampled),
         ):
             lines += [(f"{what}: {name}", n) for name, n in counts.items()]
         lines.append(("documents", self.documents))
@@ -114,7 +124,8 @@ def convert(
     Raises:
         FileExistsError: the folder exists.
         FileNotFoundError: there are no such files.
-        ConfigurationError: a column is mapped that the schema does not have.
+        ConfigurationError: a column is mapped that the schema does not have, or the
+            mixture does not fit the schema.
         TypeError: a column has another type than declared.
         ValueError: a column is missing, a cell cannot be read, a document is there
             twice or lacks a value, or no training request is left.
@@ -146,8 +157,13 @@ def convert(
     if chunk_rows < 1:
         raise ValueError(f"chunk_rows must be at least 1. Received: {chunk_rows}")
     _check_mapping(config.columns, schema)
+    mixture = config.mixture
+    if mixture is not None:
+        check(mixture, schema)
     files = rows.find_files(config.requests, "requests")
     wanted = _wanted(config.columns, schema, rows.names_in(files[0]))
+    if mixture is not None and mixture.hard is not None:
+        wanted.append(_rank(config.columns))
     for file in files:
         rows.check_names(file, wanted)
     documents = _documents(config, schema, chunk_rows)
@@ -176,18 +192,30 @@ def convert(
             config, counts, np.sort(np.concatenate([np.zeros(0, np.int64), *times])),
             len(documents),
         )  # fmt: skip
-        span = lists.Requests(tuple(paths), columns, np.iinfo(np.int64).min, _END)
+        written = {name: c for name, c in columns.items() if name != lists.RANK}
+        span = lists.Requests(tuple(paths), written, np.iinfo(np.int64).min, _END)
+        details = dataclasses.asdict(report)
+
+        def add(samples: lists.Samples) -> None:
+            # `prepare` reads the report when the training lists are written.
+            details.update(dataclasses.asdict(_with_samples(report, samples)))
+
+        training: Any = dataclasses.replace(span, stop=validation)
+        if mixture is not None:
+            whole = dataclasses.replace(training, columns=columns)
+            sampler = _sampler(mixture, schema, training, documents)
+            training = lists.SampledRequests(whole, sampler, add)
         prepare(
             schema,
-            dataclasses.replace(span, stop=validation),
+            training,
             dataclasses.replace(span, start=validation, stop=test),
             dataclasses.replace(span, start=test),
             documents,
             output,
-            report=dataclasses.asdict(report),
+            report=details,
             shards=config.shards,
         )
-    return report
+    return ConvertReport(**details)
 
 
 def _check_mapping(columns: LogColumns, schema: Schema) -> None:
@@ -243,6 +271,27 @@ def _wanted(columns: LogColumns, schema: Schema, there: list[str]) -> list[Wante
     return wanted
 
 
+def _rank(columns: LogColumns) -> Wanted:
+    # It is read as positions are: empty or below 0 means none.
+    assert columns.rank is not None
+    return Wanted(Column(lists.RANK, "int32", None, "doc"), columns.rank, "position")
+
+
+def _sampler(
+    mixture: Mixture,
+    schema: Schema,
+    training: lists.Requests,
+    documents: DocumentTable,
+) -> Sampler:
+    """Makes the sampler, after a pass over the training requests if it needs one."""
+    from_catalog = mixture.drawn_from_catalog > 0
+    if not from_catalog and mixture.positives is None:
+        return Sampler(mixture, schema)
+    requests = track(training, "counting documents")
+    log = DocumentLog(requests, documents, schema, with_values=from_catalog)
+    return Sampler(mixture, schema, log)
+
+
 def _feature(schema: Schema, column: Column, source: str) -> Wanted:
     # The times of a sequence are a column of no feature.
     feature = next((f for f in schema.features if f.name == column.name), None)
@@ -296,6 +345,23 @@ def _chunks(
             dropped[unknown & ((dropped == 0) | (dropped > code))] = code
             place = chunk.column_names.index(DROPPED)
             yield chunk.set_column(place, DROPPED, pa.array(dropped))
+
+
+def _with_samples(report: ConvertReport, samples: lists.Samples) -> ConvertReport:
+    """Adds what sampling took and left out."""
+    written = dict(report.requests_written)
+    written["train"] -= samples.requests
+    dropped = dict(report.requests_dropped)
+    if samples.requests:
+        dropped["nothing_sampled"] = samples.requests
+    return dataclasses.replace(
+        report,
+        rows_written=report.rows_written - samples.left_out.total(),
+        rows_dropped={**report.rows_dropped, **samples.left_out},
+        requests_written=written,
+        requests_dropped=dropped,
+        sampled=dict(samples.taken),
+    )
 
 
 def _report(
