@@ -178,9 +178,15 @@ def xdeepfm(fields: tf.Tensor, setting: Setting) -> tf.Tensor:
 
 
 def fibinet(fields: tf.Tensor, setting: Setting) -> tf.Tensor:
-    """The MLP over bilinear products of plain and of gated fields; the linear part."""
-    crossed = layers.FiBiNet(kind="all", reduction=2, activations=("relu", "relu"))
-    return dense(1)(mlp(flat(crossed(fields)), setting.dropout[0]))
+    """The MLP over bilinear products of plain and of gated fields; the linear part.
+
+    Both branches share one kernel, as in the published runs and unlike in the paper and
+    in `layers.FiBiNet`.
+    """
+    gated = layers.SENet(2, activations=("relu", "relu"))(fields)
+    products = layers.BilinearInteraction("all")
+    crossed = tf.concat([products(fields), products(gated)], axis=1)
+    return dense(1)(mlp(flat(crossed), setting.dropout[0]))
 
 
 MODELS = {

@@ -116,11 +116,12 @@ def variants() -> dict[str, Variant]:
     of_users = {"histories": HISTORIES[:2]}
     found["two towers, histories, mean"] = Variant(**of_users, encoder=None)
     found["two towers, histories"] = Variant(**of_users)
-    found["two towers, histories of both sides"] = Variant(
-        histories=HISTORIES, encoder=None
+    crossed = tower(interaction=INTERACTIONS["DCN v1"])
+    found["two towers, DCN v1, histories"] = Variant(crossed, **of_users)
+    found["two towers, SENet+, DCN v1"] = Variant(
+        tower(gate=GATES["SENet+"], interaction=INTERACTIONS["DCN v1"])
     )
-    found["two towers, fields of 64"] = Variant(tower(dimension=64))
-    found["two towers, averaged weights"] = Variant(average=0.999)
+    found["two towers, DCN v1, averaged weights"] = Variant(crossed, average=0.999)
     found["single tower"] = Variant(scorer=None)
     for name, part in parts.items():
         found[f"single tower, {name}"] = Variant(tower(**part), scorer=None)

@@ -3,7 +3,8 @@
 Each function gets a layer of the package, with its weights, and returns the plain form
 of the same formula, with weights of its own that hold the same numbers: as the paper
 writes it, as Keras and TFRS offer it, or as the common libraries (DeepCTR and the
-authors' code) compute it.
+authors' code) compute it. All take what the package's layer takes and return what it
+returns: DeepCTR's layers over pairs, which take a list of fields, split them first.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from tfrs_prerank import layers
+
+Arrange = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,38 +29,59 @@ class Form:
     Attributes:
         call: from the inputs to the output.
         weights: the variables that training has gradients of.
+        arrange: from arrays in the shapes of the layer's weights to arrays in those of
+            `weights`: the weights themselves at first, then their gradients.
     """
 
     call: Callable[..., tf.Tensor]
     weights: list[tf.Variable]
+    arrange: Arrange = list
 
 
-def _variables(arrays: Iterable[np.ndarray]) -> list[tf.Variable]:
-    return [tf.Variable(array) for array in arrays]
+def _arrays(layer: tf.keras.layers.Layer) -> list[np.ndarray]:
+    return [weight.numpy() for weight in layer.trainable_weights]
+
+
+def _variables(
+    layer: tf.keras.layers.Layer, arrange: Arrange = list
+) -> list[tf.Variable]:
+    return [tf.Variable(array) for array in arrange(_arrays(layer))]
+
+
+def _set_weights(
+    parts: list[tf.keras.layers.Layer], arrays: list[np.ndarray]
+) -> list[tf.Variable]:
+    """Fills layers that are built, one after the other; returns their variables."""
+    variables = [weight for part in parts for weight in part.trainable_weights]
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+    return variables
 
 
 # Gates.
 
 
 def senet(layer: layers.SENet) -> Form:
-    """Returns DeepCTR's form: the fields are a list, put together first."""
-    first, second = _variables(layer.get_weights())
+    """Returns DeepCTR's form, for fields that are put together already.
+
+    DeepCTR's layer gets a list and returns one: it begins with putting the list
+    together and ends with splitting it. Neither is of the formula, and both are left
+    out.
+    """
+    first, second = _variables(layer)
 
     def call(fields: tf.Tensor) -> tf.Tensor:
-        parts = tf.split(fields, fields.shape[1], axis=1)
-        joined = tf.concat(parts, axis=1)
-        squeezed = tf.reduce_mean(joined, axis=-1)
+        squeezed = tf.reduce_mean(fields, axis=-1)
         hidden = tf.nn.relu(tf.tensordot(squeezed, first, axes=(-1, 0)))
         weights = tf.nn.relu(tf.tensordot(hidden, second, axes=(-1, 0)))
-        return tf.multiply(joined, tf.expand_dims(weights, axis=2))
+        return tf.multiply(fields, tf.expand_dims(weights, axis=2))
 
     return Form(call, [first, second])
 
 
 def senet_plus(layer: layers.SENetPlus) -> Form:
     """Returns the form of FiBiNET++'s authors, with this package's epsilon."""
-    weights = _variables(layer.get_weights())
-    first, second, scale, offset = weights
+    first, second, scale, offset = weights = _variables(layer)
 
     def call(fields: tf.Tensor) -> tf.Tensor:
         count, size = fields.shape[1:]
@@ -81,18 +104,18 @@ def light_se(layer: layers.LightSE) -> Form:
     """Returns IntTower's form: a dense layer, and the fields once more."""
     dense = tf.keras.layers.Dense(layer.kernel.shape[0], activation="softmax")
     dense.build([None, layer.kernel.shape[0]])
-    dense.set_weights(layer.get_weights())
+    weights = _set_weights([dense], _arrays(layer))
 
     def call(fields: tf.Tensor) -> tf.Tensor:
-        weights = dense(tf.reduce_mean(fields, axis=-1))
-        return fields + fields * tf.expand_dims(weights, axis=2)
+        excited = dense(tf.reduce_mean(fields, axis=-1))
+        return fields + fields * tf.expand_dims(excited, axis=2)
 
-    return Form(call, dense.trainable_weights)
+    return Form(call, weights)
 
 
 def feature_attention(layer: layers.FeatureAttention) -> Form:
     """Returns DeepCTR's form of AutoInt, whose residual has no kernel here."""
-    weights = _variables(layer.get_weights())
+    weights = _variables(layer)
 
     def call(fields: tf.Tensor) -> tf.Tensor:
         queries, keys, values = (
@@ -121,49 +144,86 @@ def pair_loop(layer: layers.BilinearInteraction, fields: int, split: bool) -> Fo
     Args:
         layer: one whose kernel is `"full"` or `"identity"`.
         fields: the number of fields.
-        split: whether the fields are split first, as in DeepCTR, instead of taken out
-            of `[B, F, D]` by their number, as one would write it.
+        split: whether the fields are split first, instead of taken out of `[B, F, D]`
+            by their number, as one would write it. Split, and with a full kernel and
+            the Hadamard product, it is DeepCTR's form, which multiplies by the kernels
+            of `"all"` and `"each"` once for each field, before the loop.
     """
     pairs = _pairs(fields)
-    variables: list[tf.Variable] = []
-    if layer.kernel == "full":
-        stored = layer.get_weights()[0]
-        variables = _variables([stored] if layer.kind == "all" else stored)
 
-    def left(field: tf.Tensor, pair: int, first: int) -> tf.Tensor:
+    def arrange(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        return arrays if layer.kind == "all" else list(*arrays)
+
+    variables = _variables(layer, arrange)
+
+    def times(field: tf.Tensor, kernel: int) -> tf.Tensor:
         if not variables:
             return field
-        place = {"all": 0, "each": first, "interaction": pair}[layer.kind]
-        return tf.tensordot(field, variables[place], axes=(-1, 0))
+        return tf.tensordot(field, variables[kernel], axes=(-1, 0))
 
     def call(inputs: tf.Tensor) -> tf.Tensor:
         parts = tf.split(inputs, fields, axis=1) if split else None
+
+        def field(place: int) -> tf.Tensor:
+            return inputs[:, place] if parts is None else parts[place]
+
+        if layer.kind != "interaction":
+            each = layer.kind == "each"
+            left = [times(field(i), i if each else 0) for i in range(fields - 1)]
         products = []
         for pair, (i, j) in enumerate(pairs):
-            if parts is None:
-                product = left(inputs[:, i], pair, i) * inputs[:, j]
+            if layer.kind == "interaction":
+                product = times(field(i), pair) * field(j)
             else:
-                product = left(parts[i], pair, i) * parts[j]
+                product = left[i] * field(j)
             if layer.product == "inner":
                 product = tf.reduce_sum(product, axis=-1)
             products.append(product)
         join = tf.stack if parts is None else tf.concat
         return join(products, axis=1)
 
-    return Form(call, variables)
+    return Form(call, variables, arrange)
 
 
-def inner_products(fields: int) -> Form:
-    """Returns DeepCTR's inner products: all first and all second fields, as copies."""
+def inner_products(layer: layers.BilinearInteraction, fields: int) -> Form:
+    """Returns DeepCTR's inner products: all first and all second fields, as copies.
+
+    Args:
+        layer: one whose kernel is `"identity"`, as in its layer of inner products, or
+            `"diagonal"` for each pair, as in its layer of outer products with vectors
+            as kernels.
+        fields: the number of fields.
+    """
     pairs = _pairs(fields)
+    weights = _variables(layer)
 
     def call(inputs: tf.Tensor) -> tf.Tensor:
         parts = tf.split(inputs, fields, axis=1)
         first = tf.concat([parts[i] for i, _ in pairs], axis=1)
         second = tf.concat([parts[j] for _, j in pairs], axis=1)
-        return tf.reduce_sum(first * second, axis=-1)
+        products = first * second
+        for kernel in weights:
+            products *= tf.expand_dims(kernel, axis=0)
+        return tf.reduce_sum(products, axis=-1)
 
-    return Form(call, [])
+    return Form(call, weights)
+
+
+def inner_products_of_all(layer: layers.BilinearInteraction, fields: int) -> Form:
+    """Returns the inner products of FiBiNET++'s authors, of pairs that share a kernel.
+
+    All fields with all: what is above the diagonal is gathered.
+    """
+    (kernel,) = weights = _variables(layer)
+    places = [list(pair) for pair in _pairs(fields)]
+
+    def call(inputs: tf.Tensor) -> tf.Tensor:
+        left = tf.tensordot(inputs, kernel, axes=(-1, 0))
+        products = tf.matmul(left, inputs, transpose_b=True)
+        products = tf.transpose(products, [1, 2, 0])
+        return tf.transpose(tf.gather_nd(products, places), [1, 0])
+
+    return Form(call, weights)
 
 
 def fibinet(layer: layers.FiBiNet, fields: int) -> Form:
@@ -172,57 +232,81 @@ def fibinet(layer: layers.FiBiNet, fields: int) -> Form:
     plain = pair_loop(layer.plain, fields, split=True)
     weighed = pair_loop(layer.weighed, fields, split=True)
 
+    def arrange(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        first, *middle, last = arrays
+        return [*plain.arrange([first]), *middle, *weighed.arrange([last])]
+
     def call(inputs: tf.Tensor) -> tf.Tensor:
         branches = [plain.call(inputs), weighed.call(gate.call(inputs))]
         return tf.concat(
             [tf.reshape(b, [-1, math.prod(b.shape[1:])]) for b in branches], axis=1
         )
 
-    return Form(call, [*plain.weights, *gate.weights, *weighed.weights])
+    return Form(call, [*plain.weights, *gate.weights, *weighed.weights], arrange)
 
 
 def fibinet_plus(layer: layers.FiBiNet, fields: int) -> Form:
     """Returns the form of FiBiNET++'s authors, without the bias of its last layer."""
-    compression, kernel = weights = _variables(layer.get_weights())
-    places = [list(pair) for pair in _pairs(fields)]
+    products = inner_products_of_all(layer.plain, fields)
+    compression = tf.Variable(layer.compression.numpy())
 
     def call(inputs: tf.Tensor) -> tf.Tensor:
-        left = tf.tensordot(inputs, kernel, axes=(-1, 0))
-        products = tf.matmul(left, inputs, transpose_b=True)
-        products = tf.transpose(products, [1, 2, 0])
-        products = tf.transpose(tf.gather_nd(products, places), [1, 0])
-        return tf.tensordot(products, compression, axes=(-1, 0))
+        return tf.tensordot(products.call(inputs), compression, axes=(-1, 0))
 
-    return Form(call, weights)
+    return Form(call, [compression, *products.weights])
 
 
 def cin(layer: layers.CIN, fields: int) -> Form:
-    """Returns DeepCTR's form: outer products of all, then a convolution."""
-    inputs = [fields, *layer.units[:-1]]
-    filters = _variables(
-        weight.reshape(maps, fields, unit)
-        .transpose(1, 0, 2)
-        .reshape(1, fields * maps, unit)
-        for weight, maps, unit in zip(
-            layer.get_weights(), inputs, layer.units, strict=True
-        )
-    )
+    """Returns DeepCTR's form, which is the authors': all outer products, then conv1d.
+
+    Kernels of a rank are multiplied out first, as in the authors' code. The biases that
+    DeepCTR adds are left out.
+    """
+    inputs = [fields, *(u // (1 + layer.split_half) for u in layer.units[:-1])]
+    shapes = list(zip(inputs, layer.units, strict=True))
+
+    def arrange(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        if layer.rank is not None:  # left, right
+            axes = len(shapes) * [(1, 2, 0), (1, 0, 2)]
+            return [x.transpose(a) for x, a in zip(arrays, axes, strict=True)]
+        return [
+            kernel.reshape(maps, fields, unit)
+            .transpose(1, 0, 2)
+            .reshape(1, fields * maps, unit)
+            for kernel, (maps, unit) in zip(arrays, shapes, strict=True)
+        ]
+
+    variables = _variables(layer, arrange)
+
+    def filters() -> list[tf.Tensor]:
+        if layer.rank is None:
+            return variables
+        made = []
+        for left, right in zip(variables[::2], variables[1::2], strict=True):
+            kernel = tf.matmul(right, left)  # [H_k, F, H]
+            kernel = tf.reshape(kernel, [1, kernel.shape[0], -1])
+            made.append(tf.transpose(kernel, [0, 2, 1]))
+        return made
 
     def call(rows: tf.Tensor) -> tf.Tensor:
         size = rows.shape[2]
         first = tf.split(rows, size * [1], 2)
         maps, results = rows, []
-        for kernel in filters:
+        for (_, unit), kernel in zip(shapes, filters(), strict=True):
             parts = tf.split(maps, size * [1], 2)
             products = tf.matmul(first, parts, transpose_b=True)
             products = tf.reshape(products, [size, -1, kernel.shape[1]])
             products = tf.transpose(products, [1, 0, 2])
             made = tf.nn.conv1d(products, filters=kernel, stride=1, padding="VALID")
-            maps = tf.transpose(made, [0, 2, 1])
-            results.append(maps)
+            maps = tf.transpose(layer.activation(made), [0, 2, 1])
+            if layer.split_half and len(results) < len(shapes) - 1:
+                maps, direct = tf.split(maps, 2 * [unit // 2], 1)
+                results.append(direct)
+            else:
+                results.append(maps)
         return tf.reduce_sum(tf.concat(results, axis=1), -1)
 
-    return Form(call, filters)
+    return Form(call, variables, arrange)
 
 
 # Cross networks.
@@ -236,7 +320,11 @@ def cross_v1(layer: layers.CrossNetwork, outer: bool) -> Form:
         outer: whether it makes `x0 x^T`, as the paper writes it, or multiplies `x` with
             the kernel first, as DeepCTR does.
     """
-    weights = _variables(weight[:, np.newaxis] for weight in layer.get_weights())
+
+    def arrange(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        return [array[:, np.newaxis] for array in arrays]
+
+    weights = _variables(layer, arrange)
 
     def call(rows: tf.Tensor) -> tf.Tensor:
         x0 = x = tf.expand_dims(rows, axis=2)
@@ -250,7 +338,7 @@ def cross_v1(layer: layers.CrossNetwork, outer: bool) -> Form:
             x = crossed + bias + x
         return tf.squeeze(x, axis=2)
 
-    return Form(call, weights)
+    return Form(call, weights, arrange)
 
 
 def cross_v2(layer: layers.CrossNetwork) -> Form:
@@ -258,15 +346,12 @@ def cross_v2(layer: layers.CrossNetwork) -> Form:
     # Needs Keras 2, which `tfrs_prerank` has chosen by now.
     import tensorflow_recommenders as tfrs
 
-    parts = 2 if layer.rank is None else 3
-    stored = layer.get_weights()
     size = layer.kernels[0]["bias"].shape[0]
-    stack = []
-    for place in range(layer.depth):
-        cross = tfrs.layers.dcn.Cross(projection_dim=layer.rank)
+    rank = layer.rank
+    stack = [tfrs.layers.dcn.Cross(projection_dim=rank) for _ in layer.kernels]
+    for cross in stack:
         cross(tf.zeros([1, size]))  # creates the weights
-        cross.set_weights(stored[place * parts : (place + 1) * parts])
-        stack.append(cross)
+    weights = _set_weights(stack, _arrays(layer))
 
     def call(rows: tf.Tensor) -> tf.Tensor:
         x = rows
@@ -274,29 +359,33 @@ def cross_v2(layer: layers.CrossNetwork) -> Form:
             x = cross(rows, x)
         return x
 
-    return Form(call, [w for cross in stack for w in cross.trainable_weights])
+    return Form(call, weights)
 
 
 def cross_mixture(layer: layers.CrossNetwork) -> Form:
     """Returns DeepCTR's form of the mixture: a loop over the experts."""
     rank, experts = layer.rank, layer.experts
-    stack: list[list[Any]] = []
-    for kernels in layer.kernels:
-        down, inner, up, gate, bias = (
-            kernels[name].numpy() for name in ("down", "inner", "up", "gate", "bias")
-        )
-        parts = [slice(k * rank, (k + 1) * rank) for k in range(experts)]
-        per_expert = [
-            _variables([down[:, p], inner[:, p], up[p], gate[:, k : k + 1]])
-            for k, p in enumerate(parts)
-        ]
-        stack.append([per_expert, tf.Variable(bias)])
+    parts = [slice(k * rank, (k + 1) * rank) for k in range(experts)]
+
+    def arrange(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        arranged = []
+        for place in range(0, len(arrays), 5):
+            down, inner, up, gate, bias = arrays[place : place + 5]
+            for k, p in enumerate(parts):
+                arranged += [down[:, p], inner[:, p], up[p], gate[:, k : k + 1]]
+            arranged.append(bias)
+        return arranged
+
+    weights = _variables(layer, arrange)
 
     def call(rows: tf.Tensor) -> tf.Tensor:
         x = rows
-        for per_expert, bias in stack:
+        left = iter(weights)
+        for _ in range(layer.depth):
             found, logits = [], []
-            for down, inner, up, gate in per_expert:
+            kernels = [tuple(itertools.islice(left, 4)) for _ in range(experts)]
+            bias = next(left)
+            for down, inner, up, gate in kernels:
                 logits.append(tf.matmul(x, gate))
                 hidden = tf.nn.tanh(tf.matmul(tf.nn.tanh(tf.matmul(x, down)), inner))
                 found.append(rows * (tf.matmul(hidden, up) + bias))
@@ -305,12 +394,7 @@ def cross_mixture(layer: layers.CrossNetwork) -> Form:
             x = tf.squeeze(mixed, axis=2) + x
         return x
 
-    weights = [
-        weight
-        for per_expert, bias in stack
-        for weight in [*itertools.chain(*per_expert), bias]
-    ]
-    return Form(call, weights)
+    return Form(call, weights, arrange)
 
 
 # Attention over behaviours.
@@ -325,7 +409,7 @@ def dot_product_attention(
         layer: a `DotProductAttention`, or a `ZeroAttention` with one head.
         zero: whether a key of zeros joins the keys.
     """
-    (kernel,) = _variables(layer.get_weights())
+    (kernel,) = _variables(layer)
     attend = tf.keras.layers.Attention()
 
     def call(query: tf.Tensor, keys: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
@@ -341,24 +425,30 @@ def dot_product_attention(
 
 def additive_attention(layer: layers.AdditiveAttention) -> Form:
     """Returns the additive attention of Keras behind two dense layers."""
-    query_kernel, key_kernel, bias, score = layer.get_weights()
+
+    def arrange(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        *others, score = arrays
+        return [*others, score[:, 0]]
+
+    *own, score = _variables(layer, arrange)
+    query_kernel, key_kernel, bias = own
     attend = tf.keras.layers.AdditiveAttention()
-    attend.build([[None, 1, len(bias)], [None, None, len(bias)]])
-    attend.set_weights([score[:, 0]])
-    own = _variables([query_kernel, key_kernel, bias])
+    size = bias.shape[0]
+    attend.build([[None, 1, size], [None, None, size]])
+    weights = [*own, *_set_weights([attend], [score])]
 
     def call(query: tf.Tensor, keys: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        query = tf.expand_dims(tf.matmul(query, own[0]) + own[2], axis=1)
-        hidden = tf.tensordot(keys, own[1], axes=(-1, 0))
+        query = tf.expand_dims(tf.matmul(query, query_kernel) + bias, axis=1)
+        hidden = tf.tensordot(keys, key_kernel, axes=(-1, 0))
         found = attend([query, keys, hidden], mask=[None, mask])
         return tf.squeeze(found, axis=1)
 
-    return Form(call, [*own, *attend.trainable_weights])
+    return Form(call, weights, arrange)
 
 
 def target_attention(layer: layers.TargetAttention) -> Form:
     """Returns DIN's form: the query beside every key, and dense layers."""
-    weights = _variables(layer.get_weights())
+    weights = _variables(layer)
     pairs = list(zip(weights[1::2], weights[2::2], strict=True))
 
     def call(query: tf.Tensor, keys: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
@@ -377,7 +467,7 @@ def target_attention(layer: layers.TargetAttention) -> Form:
 
 def dice(layer: layers.Dice) -> Form:
     """Returns DeepCTR's form: batch normalisation, then a sigmoid."""
-    (alpha,) = _variables(layer.get_weights()[:1])
+    (alpha,) = _variables(layer)
     normalize = tf.keras.layers.BatchNormalization(
         center=False, scale=False, epsilon=layer.epsilon
     )
@@ -393,26 +483,26 @@ def transformer(layer: layers.BehaviorTransformer) -> Form:
     """Returns the block of one layer out of Keras's parts."""
     (block,) = layer.stack
     size, heads = block.projections.shape[0], layer.heads
+    units = block.hidden_kernel.shape[1]
     attend = tf.keras.layers.MultiHeadAttention(heads, size // heads, use_bias=False)
     attend(tf.zeros([1, 1, size]), tf.zeros([1, 1, size]))  # creates the weights
-    kernels = np.split(block.projections.numpy(), 3, axis=1)
-    split = (size, heads, size // heads)
-    attend.set_weights(
-        [kernel.reshape(split) for kernel in kernels]
-        + [block.mixing.numpy().reshape(split[1], split[2], size)]
-    )
-    first = tf.keras.layers.Dense(block.hidden_kernel.shape[1], activation="relu")
+    first = tf.keras.layers.Dense(units, activation="relu")
     second = tf.keras.layers.Dense(size)
-    for dense, kernel, bias in (
-        (first, block.hidden_kernel, block.hidden_bias),
-        (second, block.output_kernel, block.output_bias),
-    ):
-        dense.build([None, kernel.shape[0]])
-        dense.set_weights([kernel.numpy(), bias.numpy()])
+    first.build([None, size])
+    second.build([None, units])
     norms = [tf.keras.layers.LayerNormalization(epsilon=1e-6) for _ in range(3)]
     for norm in norms:
         norm.build([None, None, size])
-    (positions,) = _variables([layer.position_vectors.numpy()])
+
+    def arrange(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        positions, projections, mixing, *others = arrays
+        kernels = np.split(projections, 3, axis=1)
+        kernels = [kernel.reshape(size, heads, -1) for kernel in kernels]
+        return [positions, *kernels, mixing.reshape(heads, -1, size), *others]
+
+    own, *others = arrange(_arrays(layer))
+    positions = tf.Variable(own)
+    weights = [positions, *_set_weights([attend, first, second, *norms], others)]
 
     def call(sequence: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         x = sequence + positions
@@ -421,7 +511,4 @@ def transformer(layer: layers.BehaviorTransformer) -> Form:
         x += second(first(norms[1](x)))
         return norms[2](x) * tf.cast(tf.expand_dims(mask, axis=2), x.dtype)
 
-    parts = [attend, first, second, *norms]
-    return Form(
-        call, [positions, *(w for part in parts for w in part.trainable_weights)]
-    )
+    return Form(call, weights, arrange)

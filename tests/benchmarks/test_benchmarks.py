@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "benchmarks"
@@ -39,6 +40,9 @@ def runs(tmp_path_factory):
         (line,) = (folder / f"{name}.jsonl").read_text().splitlines()
         found[name] = (printed, json.loads(line))
     return folder, found
+
+
+MIB = ("MiB", "its MiB")
 
 
 def ratio(above, below):
@@ -110,27 +114,133 @@ def test_training_compares_data_and_optimisers(runs):
     ]
 
 
+# What a layer returns for one example of 4 fields, or behaviours, of 8 numbers.
+OUTPUTS = {
+    "SENet, ReLU twice": 4 * 8,
+    "SENetPlus": 4 * 8,
+    "LightSE": 4 * 8,
+    "FeatureAttention, 2 heads": 4 * 8,
+    "Hadamard product": 6 * 8,  # 6 pairs
+    "bilinear, all": 6 * 8,
+    "bilinear, each": 6 * 8,
+    "bilinear, interaction": 6 * 8,
+    "inner product": 6,
+    "bilinear inner, all": 6,
+    "bilinear inner, interaction": 6,
+    "bilinear inner, interaction, diagonal": 6,
+    "FiBiNet, all": 2 * 6 * 8,
+    "FiBiNet, plus": 50,
+    "CIN, 64 and 64 maps": 64 + 64,
+    "CIN, ReLU, halves": 32 + 64,
+    "CIN, rank 2": 64 + 64,
+    "DCN v1, 3 layers": 4 * 8,
+    "DCN v2, 3 layers": 4 * 8,
+    "DCN v2, rank 8": 4 * 8,
+    "DCN v2, 4 experts of rank 8": 4 * 8,
+    "DotProductAttention": 8,
+    "ZeroAttention": 8,
+    "AdditiveAttention": 8,
+    "TargetAttention, ReLU": 8,
+    "BehaviorTransformer, 2 heads": 4 * 8,
+    "Dice, training": 4 * 8,
+}
+
+
 def test_layers_are_compared_with_published_forms(runs):
     tables = runs[1]["layers"][1]["tables"]
     crosses, attention = tables["crosses"], tables["attention"]
-    for row in [*crosses, *attention]:
-        assert row["times faster"] == ratio(row["its ms"], row["ms"])
-        assert row["MiB"] >= 0 and row["its MiB"] >= 0
+    rows = [*crosses, *attention]
+    assert {row["layer"] for row in rows} == set(OUTPUTS)
     assert {row["fields"] for row in crosses} == {4}
-    # A row for each layer and published form; one has two of them, as has DCN v1.
-    pairs = [row for row in crosses if row["layer"] == "bilinear, interaction"]
-    assert [row["beside"] for row in pairs] == [
-        "DeepCTR: loop over pairs",
-        "loop over pairs, fields by number",
+    assert {row["behaviours"] for row in attention} == {4}
+    counted = {isinstance(row[name], float) for row in rows for name in MIB}
+    assert len(counted) == 1  # the allocator counts always or never
+    for row in rows:
+        assert row["times faster"] == ratio(row["its ms"], row["ms"])
+        # 2,048 examples of float32: the gradient of 4 * 8 numbers, and the output.
+        # Tensors of less than 256 KiB, 32 numbers an example, are not counted.
+        output = OUTPUTS[row["layer"]]
+        least = 2048 * 4 * (4 * 8 + (output if output >= 32 else 0)) / 2**20
+        for name in MIB:
+            # Rounded to three digits.
+            assert row[name] == "not counted" or row[name] >= 0.995 * least, row
+    # A row for each layer and published form; one layer has two, as has DCN v1.
+    assert len(rows) == len(OUTPUTS) + 2
+    forms = {}
+    for row in rows:
+        forms.setdefault(row["layer"], {})[row["beside"]] = row["times faster"]
+    loops = forms["bilinear, interaction"]
+    deepctr = loops["DeepCTR: loop over pairs, fields split"]
+    by_number = loops["loop over pairs, fields by number"]
+    first, second, *others = tables["targets"]
+    start = "bilinear, interaction, 4 fields: times faster than the loop over pairs, "
+    columns = ("what", "measured", "target")
+    assert [[row[name] for name in columns] for row in (first, second)] == [
+        [start + "fields by number", by_number, "at least 3"],
+        [start + "fields split (DeepCTR)", deepctr, "at least 0.9"],
     ]
-    assert pairs[0]["ms"] == pairs[1]["ms"]
-    first, *others = tables["targets"]
-    assert first["measured"] == pairs[1]["times faster"]
-    names = {row["layer"] for row in [*crosses, *attention]}
-    assert len(crosses) + len(attention) == len(names) + 2 == len(others) + 2
-    slowest = min(row["times faster"] for row in pairs)
-    (own,) = (row for row in others if row["what"].startswith("bilinear, interaction"))
-    assert own["measured"] == slowest
+    slowest = {row["what"]: row["measured"] for row in others}
+    assert slowest == {
+        f"{layer}: times faster, at least": min(ratios.values())
+        for layer, ratios in forms.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def layers(script_named):
+    """The script as a module."""
+    return script_named("layers")
+
+
+def step(layers, call, *weights):
+    """What a step returns for one input, `[[1, 2]]`."""
+    form = layers.Form(call, list(weights))
+    return layers.step_of(form, [tf.constant([[1.0, 2.0]])])()
+
+
+def test_forms_with_other_outputs_or_gradients_are_refused(layers):
+    kernel = tf.Variable([[1.0, 2.0], [3.0, 4.0]])
+    turned = tf.Variable([[1.0, 3.0], [2.0, 4.0]])
+    want = step(layers, lambda x: tf.matmul(x, kernel), kernel)
+
+    def check(call, weight, arrange=list):
+        layers.check_same(want, step(layers, call, weight), arrange)
+
+    # The gradient of the transposed kernel is that of the kernel, transposed.
+    def transposed(x):
+        return tf.matmul(x, turned, transpose_b=True)
+
+    check(transposed, turned, lambda arrays: [array.T for array in arrays])
+    with pytest.raises(AssertionError):
+        check(transposed, turned)
+    with pytest.raises(AssertionError):
+        check(lambda x: 1.01 * tf.matmul(x, kernel), kernel)
+    # The same output, [1 + 6, 2 + 8], with half the gradient of the kernel and with
+    # none of the input.
+    still = tf.stop_gradient
+    with pytest.raises(AssertionError):
+        check(lambda x: tf.matmul(x, (kernel + still(kernel)) / 2), kernel)
+    with pytest.raises(AssertionError):
+        check(lambda x: tf.matmul(still(x) + 0 * x, kernel), kernel)
+
+
+def test_weights_without_a_gradient_are_refused(layers):
+    kernel = tf.Variable([[1.0, 2.0], [3.0, 4.0]], name="kernel")
+    unused = tf.Variable(1.0, name="unused")
+    with pytest.raises(ValueError, match="does not depend on unused"):
+        step(layers, lambda x: tf.matmul(x, kernel), kernel, unused)
+
+
+def test_memory_is_the_median_of_steps(layers, monkeypatch):
+    found = iter(
+        {"current": 2**20, "peak": (1 + mib) * 2**20}
+        for mib in (5, 1, 1, 1, 4, 2, 3)  # their median is 2
+        for _ in ("before", "after")
+    )
+    memory = tf.config.experimental
+    monkeypatch.setattr(memory, "reset_memory_stats", lambda device: None)
+    monkeypatch.setattr(memory, "get_memory_info", lambda device: next(found))
+    assert layers.peak_mib(lambda: None) == 2.0
 
 
 @pytest.mark.parametrize("name", ["serving", "training", "layers"])

@@ -2,8 +2,8 @@
 
 Everything loads on first use, so importing this package costs nothing: `movielens`
 turns MovieLens ratings into search requests, `funnel` simulates a cascade whose truth
-is known, `logs` reads your own Parquet or CSV files, `write` and `read` keep requests as
-TFRecord files, and `prepare` makes a folder of all that training needs.
+is known, `logs` reads your own Parquet or CSV files, `write` and `read` keep requests
+as TFRecord files, and `prepare` makes a folder of all that training needs.
 """
 
 import importlib
