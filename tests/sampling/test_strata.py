@@ -139,6 +139,16 @@ def test_any_draw(sizes, count, data):
     assert np.isfinite(log_q).all() and (log_q <= 0).all()
 
 
+def test_weights_of_very_different_sizes():
+    # The first stratum is full with its one document; the second gets what is left, by
+    # a weight that the first one's is infinitely many times.
+    strata = Strata(np.array([0, 1, 1]), np.array([10.0, 2e-312]), 2)
+    assert strata.means(np.array([1, 2])).tolist() == [1.0, 1.0]
+    rows, log_q = strata.draw(Stream(0, "r"), NONE)
+    assert sorted(np.exp(log_q).round(9).tolist()) == [0.5, 1.0]
+    assert 0 in rows
+
+
 def test_rounding_is_right_in_the_mean():
     means = np.array([0.25, 1.5, 0.0, 2.0, 0.25])
     limits = np.array([1, 2, 1, 2, 1])

@@ -89,8 +89,11 @@ class Strata:
         open_ = (left > 0) & (self._weights > 0)
         rest = min(self.count, int(left[open_].sum()))
         while rest > 0:
-            total = self._weights[open_].sum()
-            share = np.where(open_, rest * self._weights / total, 0.0)
+            # Shares of the open strata only: next to one of them, the weight of a
+            # full one may be beyond all numbers.
+            share = np.zeros(len(left))
+            weights = self._weights[open_]
+            share[open_] = rest * (weights / weights.sum())
             full = open_ & (share >= left)
             if not full.any():
                 means[open_] = share[open_]
