@@ -64,3 +64,21 @@ def test_names_config_and_bad_cut_off():
     for k in (0, -1, 2.5, True, "10"):
         with pytest.raises(ValueError, match=f"NDCG: k={k!r} is not a cut-off"):
             NDCG(k=k)
+
+
+@pytest.mark.parametrize("k", [1, 7, 30, None])
+def test_equals_scikit_learn_with_exponential_gains(k):
+    sklearn_metrics = pytest.importorskip(
+        "sklearn.metrics", reason="scikit-learn, the reference, is not installed"
+    )
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, [20, 30]).astype(np.float64)
+    # Both average over ties.
+    scores = rng.integers(0, 9, [20, 30]).astype(np.float64)
+    values, weights = NDCG(k=k).per_list(labels, scores)
+    expected = [
+        sklearn_metrics.ndcg_score([2.0**y - 1.0], [s], k=k)
+        for y, s in zip(labels, scores, strict=True)
+    ]
+    np.testing.assert_allclose(values, expected, rtol=1e-9)
+    np.testing.assert_array_equal(weights, np.ones([20]))

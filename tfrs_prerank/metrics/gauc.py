@@ -52,7 +52,11 @@ class GAUC(ListMetric):
         super().__init__(name or "gauc")
 
     def _per_list(
-        self, labels: tf.Tensor, scores: tf.Tensor, valid: tf.Tensor
+        self,
+        labels: tf.Tensor,
+        scores: tf.Tensor,
+        valid: tf.Tensor,
+        **columns: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         groups = tie_groups(scores, valid)
         positives = groups.sum(is_positive(labels))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
-from tfrs_prerank.metrics._list_metric import ListMetric, check_cutoff, is_positive
-from tfrs_prerank.metrics._ties import tie_groups
+from tfrs_prerank.metrics._kept_share import KeptShare
+from tfrs_prerank.metrics._list_metric import is_positive
 
 
 @tf.keras.utils.register_keras_serializable(package="tfrs_prerank")
-class HitRate(ListMetric):
+class HitRate(KeptShare):
     """Which share of a list's positives is among its k best scores.
 
     Formula, for one list, with `P_k` its k best documents and `Y+` its documents with
@@ -25,7 +23,11 @@ class HitRate(ListMetric):
     Differs from the hit rate of many recommender papers, which is 1 as soon as *any*
     positive is in the top k: a pre-ranker forwards a set, and every positive that it
     drops is lost. With one positive per list the two are equal. More than k positives
-    cannot give 1.
+    cannot give 1; a list of at most k documents gives 1.
+
+    A document without a label (NaN) is left out of the list. Where such documents
+    compete for the k places, as candidates that were never shown, use
+    `InSceneHitRate`.
 
     Args:
         k: size of the forwarded set.
@@ -46,21 +48,9 @@ class HitRate(ListMetric):
     """
 
     def __init__(self, k: int = 10, name: str | None = None):
-        check_cutoff("HitRate", k, optional=False)
-        super().__init__(name or f"hit_rate@{k}")
-        self.k = k
+        super().__init__(k, name or f"hit_rate@{k}")
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "k": self.k}
-
-    def _per_list(
-        self, labels: tf.Tensor, scores: tf.Tensor, valid: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        groups = tie_groups(scores, valid)
-        positives = groups.sum(is_positive(labels))
-        places = tf.clip_by_value(self.k - groups.ahead, 0.0, groups.size)
-        kept = positives * tf.math.divide_no_nan(places, groups.size)
-        total = tf.reduce_sum(positives, axis=1)
-        rate = tf.math.divide_no_nan(tf.reduce_sum(kept, axis=1), total)
-        return rate, tf.cast(total > 0, tf.float64)
+    def _value_of_documents(
+        self, labels: tf.Tensor, valid: tf.Tensor, **columns: tf.Tensor
+    ) -> tf.Tensor:
+        return is_positive(labels)

@@ -59,7 +59,11 @@ class MRR(ListMetric):
         return {**super().get_config(), "k": self.k}
 
     def _per_list(
-        self, labels: tf.Tensor, scores: tf.Tensor, valid: tf.Tensor
+        self,
+        labels: tf.Tensor,
+        scores: tf.Tensor,
+        valid: tf.Tensor,
+        **columns: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         groups = tie_groups(scores, valid)
         positives = groups.sum(is_positive(labels))

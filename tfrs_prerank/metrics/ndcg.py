@@ -62,7 +62,11 @@ class NDCG(ListMetric):
         return {**super().get_config(), "k": self.k}
 
     def _per_list(
-        self, labels: tf.Tensor, scores: tf.Tensor, valid: tf.Tensor
+        self,
+        labels: tf.Tensor,
+        scores: tf.Tensor,
+        valid: tf.Tensor,
+        **columns: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         gains = 2.0**labels - 1.0
         ranks = tf.cast(tf.range(1, tf.shape(scores)[1] + 1), tf.float64)
