@@ -24,14 +24,44 @@ from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.models.config import ModelConfig
 from tfrs_prerank.objectives.objective import Objective, make_objective
 
-_METRIC = re.compile(r"(ndcg|hit_rate)@([1-9]\d*)|mrr|gauc")
+_CLASSES = {
+    "ndcg": "NDCG",
+    "mrr": "MRR",
+    "gauc": "GAUC",
+    "pauc": "PAUC",
+    "kendall_tau": "KendallTau",
+    "hit_rate": "HitRate",
+    "in_scene_hit_rate": "InSceneHitRate",
+    "ash": "ASH",
+    "weighted_recall": "WeightedRecall",
+    "ranker_hit_rate": "RankerHitRate",
+    "overlap": "Overlap",
+    "score_recall": "ScoreRecall",
+    "catalog_coverage": "CatalogCoverage",
+    "popularity_gini": "PopularityGini",
+    "pcoc": "PCOC",
+    "ece": "ECE",
+    "normalized_entropy": "NormalizedEntropy",
+}
+_FORMS = (
+    "ndcg@K, mrr, mrr@K, gauc, pauc@K, kendall_tau, hit_rate@K, in_scene_hit_rate@K, "
+    "ash@K, weighted_recall@K, ranker_hit_rate@K,M, overlap@K, score_recall@K, pcoc, "
+    "ece, normalized_entropy"
+)
+_CATALOG_FORMS = "catalog_coverage@K, popularity_gini@K"
+"""Those that must know all documents."""
 
 
-def make_metrics(names: tuple[str, ...]) -> list[Any]:
+def make_metrics(names: tuple[str, ...], doc_ids: Any = None) -> list[Any]:
     """Makes metrics from their names.
 
+    `IntentCoverage`, `TailShare` and `NeverExposedShare` read a column of your own:
+    make them in Python.
+
     Args:
-        names: such as `ndcg@10` or `mrr`.
+        names: such as `ndcg@10`, `ranker_hit_rate@100,10` (K, then M) or `mrr`.
+        doc_ids: ids of all documents, which `catalog_coverage@K` and
+            `popularity_gini@K` need.
 
     Returns:
         The metrics.
@@ -44,30 +74,39 @@ def make_metrics(names: tuple[str, ...]) -> list[Any]:
     >>> [metric.name for metric in make_metrics(("ndcg@5", "gauc"))]
     ['ndcg@5', 'gauc']
     """
-    check_metrics(names)
+    check_metrics(names, catalog=doc_ids is not None)
     # TensorFlow is not needed to check a name.
-    from tfrs_prerank.metrics import GAUC, MRR, NDCG, HitRate
+    from tfrs_prerank import metrics
 
-    kinds = {"ndcg": NDCG, "hit_rate": HitRate, "mrr": MRR, "gauc": GAUC}
-    metrics = []
+    made = []
     for name in names:
-        kind, _, k = name.partition("@")
-        metrics.append(kinds[kind](k=int(k)) if k else kinds[kind]())
-    return metrics
+        kind, _, numbers = name.partition("@")
+        given = [int(number) for number in numbers.split(",") if number]
+        options = dict(zip(("k", "m"), given, strict=False))
+        if _matches(name, _CATALOG_FORMS):
+            options["documents"] = doc_ids
+        made.append(getattr(metrics, _CLASSES[kind])(**options))
+    return made
 
 
-def check_metrics(names: tuple[str, ...]) -> None:
+def check_metrics(names: tuple[str, ...], catalog: bool = False) -> None:
     """Raises ConfigurationError for a metric's name that is not understood.
 
     Args:
         names: such as `ndcg@10` or `mrr`.
+        catalog: whether metrics may be among them that must know all documents.
     """
+    forms = f"{_FORMS}, {_CATALOG_FORMS}" if catalog else _FORMS
     for name in names:
-        if not _METRIC.fullmatch(name):
+        if not _matches(name, forms):
             raise ConfigurationError(
-                "a metric is one of ndcg@K, hit_rate@K, mrr and gauc. "
-                f"Received: {name!r}"
+                f"no metric {name!r}; {nearest(name, forms.split(', '))}"
             )
+
+
+def _matches(name: str, forms: str) -> bool:
+    pattern = re.sub(r"\b[KM]\b", r"[1-9]\\d*", forms)
+    return re.fullmatch("|".join(pattern.split(", ")), name) is not None
 
 
 @declaration
@@ -109,7 +148,7 @@ class TrainingConfig:
         seed: of weights, dropout and the order of the requests.
         early_stopping: epochs without a better validation loss before training stops
             and the best weights are taken back; None trains all epochs.
-        metrics: `ndcg@K`, `hit_rate@K`, `mrr` and `gauc`.
+        metrics: names as `make_metrics` takes them, those of the catalogue left out.
     """
 
     epochs: int = 1
@@ -139,7 +178,7 @@ class EvaluationConfig:
 
     Attributes:
         batch_size: requests of a batch.
-        metrics: as in `TrainingConfig`.
+        metrics: names as `make_metrics` takes them.
         baselines: columns of the batch that rank too, by the name of their row.
         samples: resamples of the bootstrap over users.
     """
@@ -155,7 +194,7 @@ class EvaluationConfig:
                 "batch_size and samples must be at least 1. Received: "
                 f"batch_size={self.batch_size}, samples={self.samples}"
             )
-        check_metrics(self.metrics)
+        check_metrics(self.metrics, catalog=True)
 
 
 @declaration

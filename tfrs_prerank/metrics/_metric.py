@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -52,6 +53,27 @@ class Metric(tf.keras.metrics.Metric):
         `{task}` in a column's name stands for the task that is measured.
         """
         return {"labels": "label/{task}"}
+
+    def arguments(self, batch: Mapping[str, Any], task: str) -> dict[str, Any]:
+        """Returns the columns of a batch that `update_state` takes, by argument.
+
+        Args:
+            batch: columns by name.
+            task: the task that is measured.
+
+        Raises:
+            KeyError: the batch has no such column.
+        """
+        found = {}
+        for argument, column in self.columns.items():
+            column = column.format(task=task)
+            if column not in batch:
+                raise KeyError(
+                    f"{self.name}: the batch has no {column!r}, the {argument} of task "
+                    f"{task!r}; add the column or leave the metric out"
+                )
+            found[argument] = batch[column]
+        return found
 
     @property
     def usable(self) -> tf.Tensor:

@@ -19,7 +19,7 @@ from tfrs_prerank.models.drawing import draw
 from tfrs_prerank.models.epochs import EpochCounter, dataset_of_epochs, leave_out
 from tfrs_prerank.models.network import Network
 from tfrs_prerank.objectives.objective import Objective, make_objective
-from tfrs_prerank.objectives.terms import Forward, label_of, term_sums, usable
+from tfrs_prerank.objectives.terms import Forward, term_sums
 from tfrs_prerank.optimizers import LazyAdam
 from tfrs_prerank.scorers import Scorer
 from tfrs_prerank.towers import Tower
@@ -381,14 +381,11 @@ class PreRanker(tfrs.Model):
         sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]],
     ) -> dict[str, tf.Tensor]:
         for place, task in enumerate(self.schema.task_names):
-            metrics = self._trackers.metrics.get(task, [])
-            if metrics:
-                labels = label_of(batch, task)
-                where = usable(batch, labels, None)
-            for metric in metrics:
+            for metric in self._trackers.metrics.get(task, []):
                 reads_logits = metric.reads == "logits"
                 scores = forward.logits[:, :, place] if reads_logits else forward.scores
-                metric.update_state(labels, scores, where=where)
+                columns = metric.arguments(batch, task)
+                metric.update_state(scores=scores, where=batch["mask"], **columns)
         return self._trackers.update(sums)
 
 
@@ -415,7 +412,7 @@ def _metrics_by_task(metrics: Any, tasks: tuple[str, ...]) -> dict[str, list[Any
             of_task = []
         of_task = list(of_task) if isinstance(of_task, list | tuple) else [of_task]
         for metric in of_task:
-            if isinstance(metric, tf.keras.metrics.Metric) and hasattr(metric, "reads"):
+            if isinstance(metric, tf.keras.metrics.Metric) and hasattr(metric, "columns"):
                 continue
             if isinstance(metric, tf.keras.metrics.Metric):
                 received = f"{type(metric).__name__} {metric.name!r}"
