@@ -8,9 +8,11 @@ import yaml
 
 from tests.small_movielens import write_config
 from tfrs_prerank import metrics
-from tfrs_prerank.config import Config, make_metrics
+from tfrs_prerank.config import Config, FunnelConfig, make_metrics
+from tfrs_prerank.datasets import funnel
 from tfrs_prerank.datasets.log_config import LogsConfig
 from tfrs_prerank.declaration import ConfigurationError
+from tfrs_prerank.sampling import Hard, Mixture
 
 
 def test_the_example_is_complete():
@@ -142,8 +144,10 @@ def test_no_configuration(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["ndcg", "ndcg@0", "ndcg@x", "auc", "", "gauc@3", "ranker_hit_rate@3", "mrr@3,4"]
-    + ["catalog_coverage@3", "ndcg@3 "],
+    [
+        *("ndcg", "ndcg@0", "ndcg@x", "ndcg@3 ", "mrr@3,4", "gauc@3", "auc", ""),
+        *("ranker_hit_rate@3", "catalog_coverage@3"),
+    ],
 )
 def test_unknown_metric(name):
     with pytest.raises(ConfigurationError, match=f"no metric '{name}'"):
@@ -192,3 +196,12 @@ def test_help_takes_less_than_a_second():
     assert b"prepare" in text.stdout
     # The best of three: other processes of the test run share the cores.
     assert min(times) < 1
+
+
+def test_example_of_the_funnel_has_its_schema():
+    config = Config.example("funnel")
+    assert config.schema == funnel.schema()
+    assert config.data.of_log("log").mixture == config.data.mixture
+    # Hard negatives need the production order, which the simulated log does not have.
+    with pytest.raises(ConfigurationError, match=r"mixture\.hard needs the production"):
+        FunnelConfig(mixture=Mixture(hard=Hard()))

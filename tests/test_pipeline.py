@@ -1,11 +1,13 @@
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 
 from tests.small_movielens import write_config, write_folder
 from tfrs_prerank import pipeline
 from tfrs_prerank.config import Config
+from tfrs_prerank.datasets import funnel
 from tfrs_prerank.declaration import ConfigurationError
 
 
@@ -130,3 +132,26 @@ def test_demo_leaves_a_foreign_folder_alone(config, tmp_path):
         pipeline.demo(config, tmp_path, tmp_path / "models", say=lambda line: None)
     assert precious.read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_simulated_cascade_is_prepared_and_its_log_thrown_away(tmp_path, monkeypatch):
+    tiny = dataclasses.replace(
+        funnel.small(), documents=200, requests=60, candidates=40, ranked=20, block=20
+    )
+    monkeypatch.setattr(
+        funnel, "small", lambda seed: dataclasses.replace(tiny, seed=seed)
+    )
+    config = Config.example("funnel")
+    data = dataclasses.replace(config.data, teacher="true_utility", shards=2, seed=3)
+    config = dataclasses.replace(config, data=data)
+    schema = pipeline.prepare(config, tmp_path / "new" / "data")
+    assert schema["query"].vocabulary is not None
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["data"]
+    assert len(list((tmp_path / "new/data").glob("train-*.tfrecord"))) == 2
+    (request,) = pipeline.open_requests(tmp_path / "new/data", "test", 6)(0)
+    # 6 of 60 requests, whole, with the truth of every candidate as teacher.
+    made = funnel.simulate(dataclasses.replace(tiny, seed=3))
+    assert request["doc_ids"].shape == (6, 40)
+    order = np.argsort(request["request_id"].numpy())
+    utility = np.sort(request["teacher/click"].numpy()[order], axis=1)
+    np.testing.assert_allclose(utility, np.sort(made.truth.utility[-6:], axis=1), 1e-6)

@@ -23,6 +23,7 @@ from tfrs_prerank.features.declarations import Numeric
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.models.config import ModelConfig
 from tfrs_prerank.objectives.objective import Objective, make_objective
+from tfrs_prerank.sampling.mixture import Mixture
 
 _CLASSES = {
     "ndcg": "NDCG",
@@ -138,6 +139,51 @@ class MovieLensConfig:
 
 
 @declaration
+class FunnelConfig:
+    """A simulated cascade with known truth; see `tfrs_prerank.datasets.funnel`.
+
+    Attributes:
+        source: always `"funnel"`.
+        preset: `"small"` (a second, 240,000 candidates) or `"full"` (8,000,000).
+        seed: of the simulation.
+        teacher: whose logits are the teacher of `click`: `"ranker_score"`, which is
+            known for what the ranker saw, or `"true_utility"`; None for a schema that
+            does not predict clicks.
+        split: as in `LogsConfig`.
+        shards: as in `LogsConfig`.
+        mixture: as in `LogsConfig`.
+    """
+
+    source: Literal["funnel"] = "funnel"
+    preset: Literal["small", "full"] = "small"
+    seed: int = 7
+    teacher: Literal["ranker_score", "true_utility"] | None = "ranker_score"
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    shards: int = 1
+    mixture: Mixture | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative. Received: {self.seed}")
+        self.of_log("log")
+
+    def of_log(self, directory: str | Path) -> LogsConfig:
+        """Returns how the log is read that the simulation is written to.
+
+        Args:
+            directory: the folder that it is written to.
+        """
+        from tfrs_prerank.datasets import funnel
+
+        return dataclasses.replace(
+            funnel.log_config(directory, teacher=self.teacher),
+            split=self.split,
+            shards=self.shards,
+            mixture=self.mixture,
+        )
+
+
+@declaration
 class TrainingConfig:
     """How a model is trained.
 
@@ -221,7 +267,9 @@ class ExportConfig:
             )
 
 
-Data = Annotated[MovieLensConfig | LogsConfig, Field(discriminator="source")]
+Data = Annotated[
+    MovieLensConfig | FunnelConfig | LogsConfig, Field(discriminator="source")
+]
 
 
 @declaration
@@ -302,7 +350,7 @@ class Config:
                 requests=tuple(str(base / file) for file in files),
                 documents=str(base / data.documents),
             )
-        elif data.path is not None:
+        elif isinstance(data, MovieLensConfig) and data.path is not None:
             data = dataclasses.replace(data, path=str(base / data.path))
         absolute: Config = dataclasses.replace(config, schema=schema, data=data)
         return absolute
@@ -312,7 +360,7 @@ class Config:
         """Reads a configuration that comes with the package.
 
         Args:
-            name: `"movielens"`.
+            name: `"movielens"` or `"funnel"`.
         """
         return cls.from_yaml(example_path(name))
 

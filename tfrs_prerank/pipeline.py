@@ -7,15 +7,17 @@ import hashlib
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfrs_prerank.config import Config, MovieLensConfig, make_metrics
-from tfrs_prerank.datasets import logs, movielens
+from tfrs_prerank.config import Config, FunnelConfig, make_metrics
+from tfrs_prerank.datasets import funnel, logs, movielens
 from tfrs_prerank.datasets.documents_file import read_documents
+from tfrs_prerank.datasets.log_config import LogsConfig
 from tfrs_prerank.datasets.prepared import prepare as write_prepared
 from tfrs_prerank.datasets.requests import RequestReader, read
 from tfrs_prerank.declaration import ConfigurationError, to_mapping
@@ -65,9 +67,12 @@ def prepare(config: Config, directory: str | Path) -> Schema:
         FileExistsError: the folder exists.
         FileNotFoundError: the data is not there; the ways to get it are named.
     """
-    if not isinstance(config.data, MovieLensConfig):
+    if isinstance(config.data, FunnelConfig):
+        _prepare_funnel(config.data, config.schema, Path(directory))
+        return prepared_schema(directory)
+    if isinstance(config.data, LogsConfig):
         logs.convert(config.data, config.schema, directory)
-        return Schema.from_yaml(Path(directory) / "schema.yaml")
+        return prepared_schema(directory)
     options = dataclasses.asdict(config.data)
     del options["source"]
     made = movielens.load(options.pop("path"), **options)
@@ -80,6 +85,19 @@ def prepare(config: Config, directory: str | Path) -> Schema:
         directory,
         report=made.report,
     )
+
+
+def _prepare_funnel(config: FunnelConfig, schema: Schema, directory: Path) -> None:
+    preset = funnel.small if config.preset == "small" else funnel.full
+    made = funnel.simulate(preset(config.seed))
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    place = tempfile.TemporaryDirectory(
+        prefix=f".{directory.name}-log-", dir=directory.parent
+    )
+    with place as folder:
+        log = Path(folder) / "log"
+        made.write(log, truth=config.teacher == "true_utility")
+        logs.convert(config.of_log(log), schema, directory)
 
 
 def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:

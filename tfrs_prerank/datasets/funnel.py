@@ -280,7 +280,8 @@ def schema(tasks: Iterable[str] = ("click",)) -> Schema:
                 for name in cascade.DOCUMENT_COUNTERS
             ),
             *(
-                Numeric(name, "cross", log1p=True, standardize=True)
+                # Most pairs never met, and a document of the catalogue did not.
+                Numeric(name, "cross", log1p=True, standardize=True, missing=0.0)
                 for name in cascade.PAIR_COUNTERS
             ),
             Match("title_match", left="query", right="title", op="overlap"),
