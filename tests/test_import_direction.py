@@ -34,6 +34,8 @@ for place, name in enumerate(CHAIN):
     ALLOWED[name] = BASE | PURE | {"optimizers"} | set(CHAIN[:place])
 ALLOWED["sampling"] = BASE | {"features"}
 ALLOWED["datasets"] = BASE | {"features", "sampling"}
+# How likely a document is in a batch is part of a model's state.
+ALLOWED["models"] |= {"sampling"}
 for name in ("evaluation", "config", "pipeline", "cli"):
     ALLOWED[name] |= {"sampling", "datasets"}
 

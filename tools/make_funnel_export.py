@@ -37,9 +37,9 @@ def config() -> Config:
         example.schema, features=tuple(given[name] for name in FEATURES)
     )
     model = ModelConfig(
-        query_tower=Tower(units=[32], output=16),
-        doc_tower=Tower(units=[32], output=16),
-        cross_tower=Tower(units=[8], dimension=4),
+        query_tower=Tower(units=(32,), output=16),
+        doc_tower=Tower(units=(32,), output=16),
+        cross_tower=Tower(units=(8,), dimension=4),
     )
     made: Config = dataclasses.replace(example, schema=schema, model=model)
     return made

@@ -30,7 +30,7 @@ def runs(tmp_path_factory):
             stderr=subprocess.PIPE,
             text=True,
         )
-        for name in ("serving", "training", "layers")
+        for name in ("serving", "training", "layers", "losses")
         for file in [folder / f"{name}.jsonl"]
     }
     found = {}
@@ -243,7 +243,7 @@ def test_memory_is_the_median_of_steps(layers, monkeypatch):
     assert layers.peak_mib(lambda: None) == 2.0
 
 
-@pytest.mark.parametrize("name", ["serving", "training", "layers"])
+@pytest.mark.parametrize("name", ["serving", "training", "layers", "losses"])
 def test_runs_say_where_they_ran_and_print_what_they_write(runs, name):
     printed, line = runs[1][name]
     assert line["benchmark"] == name and line["small"] is True

@@ -1,9 +1,10 @@
 import math
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
-from tfrs_prerank.losses import sigmoid_cross_entropy
+from tfrs_prerank.losses import contrastive, sigmoid_cross_entropy
 
 
 def test_hand_values():
@@ -62,3 +63,42 @@ def test_exact_at_the_ends_of_float32():
     np.testing.assert_allclose(
         sigmoid_cross_entropy([[1.0, 0.0]], [[-3e38, 3e38]]), 3e38, rtol=1e-6
     )
+
+
+def test_contrastive_hand_values():
+    # 1 at 0.5: 0.5^2 / 2. 0 at 0.5 of margin 2: 1.5^2 / 2; 0 at 3: apart enough.
+    # 0.25 at 1: (0.25 * 1^2 + 0.75 * 1^2) / 2.
+    labels, distances = [[1.0, 0.0, 0.0, 0.25]], [[0.5, 0.5, 3.0, 1.0]]
+    np.testing.assert_allclose(
+        contrastive(labels, distances, margin=2.0, reduction="none"),
+        [[0.125, 1.125, 0.0, 0.5]],
+        rtol=1e-6,
+    )
+    # (2 * 0.125 + 1 * 1.125 + 1 * 0 + 4 * 0.5) / 8
+    weighted = contrastive(
+        labels, distances, margin=2.0, weights=[[2.0, 1.0, 1.0, 4.0]]
+    )
+    np.testing.assert_allclose(weighted, 0.421875, rtol=1e-6)
+
+
+def test_contrastive_gradient():
+    # y d - (1 - y) max(0, m - d), over 3 documents.
+    distances = tf.constant([[0.5, 0.25, 3.0]], tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(distances)
+        value = contrastive([[1.0, 0.0, 0.0]], distances)
+    np.testing.assert_allclose(
+        tape.gradient(value, distances), [[0.5 / 3, -0.75 / 3, 0.0]], atol=1e-12
+    )
+
+
+def test_contrastive_at_large_distances():
+    # Beyond 1e18 counts as 1e18: (1e18)^2 / 2.
+    loss = contrastive([[1.0, 0.0]], [[3e38, 3e38]], reduction="none")
+    np.testing.assert_allclose(loss, [[5e35, 0.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("margin", [0.0, -1.0, float("nan"), float("inf"), "1"])
+def test_contrastive_margin_must_be_positive(margin):
+    with pytest.raises(ValueError, match="margin must be a positive number"):
+        contrastive([[1.0]], [[0.0]], margin=margin)

@@ -43,7 +43,7 @@ def loop(
     return result
 
 
-def call(doc_ids, positive, weights, index, own, similarity, rows=None):
+def call(doc_ids, positive, weights, index, own, similarity, rows=None, log_q=None):
     return in_batch_softmax(
         tf.constant(doc_ids),
         tf.constant(positive if rows is None else rows, tf.bool),
@@ -52,6 +52,7 @@ def call(doc_ids, positive, weights, index, own, similarity, rows=None):
         tf.constant(index, tf.int64),
         tf.convert_to_tensor(own, tf.float32),
         tf.convert_to_tensor(similarity, tf.float32),
+        log_q,
     )
 
 
@@ -71,6 +72,21 @@ def test_by_hand():
     expected = [math.log(6 / 2), 2 * math.log(10 / 4), math.log(11 / 5)]
     np.testing.assert_allclose(values, expected, rtol=1e-6)
     assert counts.numpy().tolist() == [1, 1, 1]
+
+
+def test_log_q_by_hand():
+    # a, the positive, is in every batch, b in a half of them, c in a tenth.
+    values, _ = call(
+        ["a", "b", "c"],
+        [True, False, False],
+        [1, 1, 1],
+        [0, 0, 0],
+        np.log([2.0, 3, 1]),
+        np.log([[2.0, 3, 1]]),
+        log_q=tf.math.log([1.0, 0.5, 0.1]),
+    )
+    # 2 / 1 against 3 / .5 and 1 / .1
+    np.testing.assert_allclose(values, [math.log(18 / 2)], rtol=1e-6)
 
 
 @st.composite

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.objectives.test_in_batch import loop
+from tfrs_prerank import losses
 from tfrs_prerank.objectives import Term
 from tfrs_prerank.objectives.terms import Forward, label_of, term_sums, usable
 from tfrs_prerank.scorers import Scorer
@@ -208,3 +209,102 @@ def test_missing_columns_are_named():
     assert error.value.args[0] == (
         "the batch has no 'stage', which a term with stages needs"
     )
+
+
+def test_log_q_of_the_batch_corrects_a_list():
+    term = Term("click", "softmax_cross_entropy", log_q=True)
+    # b was drawn with probability 1/2: it stands for two. c has no label.
+    log_q = tf.constant([[0.0, math.log(0.5), 0.0], [0.0, 0.0, 0.0]])
+    value, count = sums(term, BATCH | {"log_q": log_q})
+    expected = math.log(math.exp(1) + 2 * math.exp(-2)) - 1
+    np.testing.assert_allclose([value, count], [expected, 1], rtol=1e-6)
+    with pytest.raises(KeyError, match=r"no 'log_q', which the term click/softmax"):
+        sums(term)
+    # Lists to evaluate on are whole.
+    whole = term_sums(term, BATCH, forward(), 0, scorer(), training=False)
+    assert float(whole[0]) == sums(Term("click", "softmax_cross_entropy"))[0]
+
+
+def test_log_q_of_documents_reaches_only_the_terms_that_ask_for_it():
+    log_q = tf.math.log([0.9, 0.5, 0.1, 0.5])
+    plain, corrected = (
+        term_sums(
+            Term("like", "in_batch_softmax", log_q=asked),
+            BATCH, forward(), 0, scorer(), log_q,
+        )[0]
+        for asked in (False, True)
+    )  # fmt: skip
+    assert float(plain) == sums(Term("like", "in_batch_softmax"))[0]
+    assert abs(float(plain) - float(corrected)) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("term", "options"),
+    [
+        (Term("click", "pairwise_hinge", margin=3.0), {"margin": 3.0}),
+        (Term("click", "pairwise_hinge"), {}),
+        (Term("click", "triplet", margin=0.7), {"margin": 0.7}),
+        (Term("click", "lambdarank", k=1), {"k": 1}),
+        (Term("click", "ranknet"), {}),
+        (Term("click", "list_mle"), {}),
+        (Term("click", "multi_positive_softmax"), {}),
+    ],
+    ids=lambda value: value.loss if isinstance(value, Term) else "",
+)
+def test_options_reach_the_loss(term, options):
+    loss = getattr(losses, term.loss)
+    labels = tf.where(MASK, BATCH["label/click"], NAN)
+    expected = loss(labels, LOGITS, reduction="sum", **options)
+    np.testing.assert_allclose(sums(term)[0], expected, rtol=1e-6)
+    # One list has a positive and a negative.
+    assert sums(term)[1] in (1, 2)
+
+
+@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
+def test_distillation_reads_the_teacher_of_its_stages(form):
+    teacher = tf.constant([[2.0, -1.0, 5.0], [NAN, 0.0, 0.0]])
+    term = Term(
+        "click", "distillation", stages=["exposed", "ranked"], temperature=2, form=form
+    )
+    expected = losses.distillation(
+        [[2.0, -1.0]], LOGITS[:1, :2], temperature=2.0, form=form, reduction="sum"
+    )
+    value, count = sums(term, BATCH | {"teacher/click": teacher})
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert count == {"softmax": 1, "sigmoid": 2}[form]
+    with pytest.raises(KeyError, match=r"no 'teacher/click', which the term click/dis"):
+        sums(term)
+
+
+def test_contrastive_reads_one_minus_cosine():
+    out = forward(seed=3)
+    queries, docs = out.query_vectors.numpy()[[0, 0, 0, 1]], out.doc_vectors.numpy()
+    norms = np.linalg.norm(queries, axis=1) * np.linalg.norm(docs, axis=1)
+    distance = 1 - (queries * docs).sum(axis=1) / norms
+    # Labels 1, 0, none, 0.
+    expected = (
+        distance[0] ** 2
+        + max(0.5 - distance[1], 0) ** 2
+        + max(0.5 - distance[3], 0) ** 2
+    ) / 2
+    value, count = sums(Term("click", "contrastive", margin=0.5), out=out)
+    np.testing.assert_allclose([value, count], [expected, 3], rtol=1e-5)
+
+
+def test_levels_are_exposure_and_then_the_tasks():
+    batch = {
+        "mask": tf.constant([[True] * 5]),
+        "stage": tf.constant([[0, 0, 0, 0, 1]]),
+        "label/click": tf.constant([[1.0, 1.0, 0.0, NAN, NAN]]),
+        "label/like": tf.constant([[1.0, 0.0, 0.0, 0.0, NAN]]),
+    }
+    logits = np.array([[0.3, -0.2, 0.9, 4.0, 0.1]], "f")
+    out = forward()._replace(logits=tf.constant(logits[:, :, np.newaxis]))
+    term = Term("click", "hierarchical_softmax", levels=["click", "like"])
+    # Whether the fourth was clicked is not known, so it takes no part. What was not
+    # exposed reached no level.
+    expected = losses.hierarchical_softmax(
+        [[3.0, 2.0, 1.0, 0.0]], logits[:, [0, 1, 2, 4]], reduction="sum"
+    )
+    value, count = sums(term, batch, out)
+    np.testing.assert_allclose([value, count], [expected, 1], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Keras classes of the losses: they only adapt the arguments."""
+"""What the Keras classes of the losses share: they only adapt the arguments."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrs_prerank.losses._listwise import softmax_cross_entropy
-from tfrs_prerank.losses._pointwise import sigmoid_cross_entropy
 from tfrs_prerank.losses._reduction import ListLoss, check_reduction
 
 # "sum_over_batch_size" makes Keras divide by the number of replicas, as for any mean.
@@ -18,7 +16,7 @@ _KERAS_REDUCTIONS = {
 }
 
 
-class _KerasListLoss(tf.keras.losses.Loss):
+class KerasListLoss(tf.keras.losses.Loss):
     """Calls a loss function, which a subclass passes to `__init__`.
 
     A subclass with options passes them to `__init__` here by keyword; they reach
@@ -60,74 +58,3 @@ class _KerasListLoss(tf.keras.losses.Loss):
         return self._function(
             labels, scores, weights=weights, reduction=reduction, **self._options
         )
-
-
-@tf.keras.utils.register_keras_serializable(package="tfrs_prerank")
-class SigmoidCrossEntropy(_KerasListLoss):
-    """Binary cross-entropy of every document's logit, for `model.compile`.
-
-    The formula is that of `tfrs_prerank.losses.sigmoid_cross_entropy`. A NaN in
-    `y_true` means that the document is absent.
-
-    Differs from `tf.keras.losses.BinaryCrossentropy`: takes logits, and the mean is
-    `sum(w l) / sum(w)` over valid documents, not over all elements.
-
-    Args:
-        reduction: `"mean"`, `"sum"` or `"none"`. With several replicas Keras averages
-            the replicas' means, which equals the mean over all documents only where
-            every replica has the same sum of weights.
-        name: default `"sigmoid_cross_entropy"`.
-
-    Call arguments:
-        y_true: labels `[..., list_size]`.
-        y_pred: logits, same shape.
-        sample_weight: `[..., list_size]` (documents), `[...]` (lists) or a scalar.
-
-    Raises:
-        ValueError: shapes do not fit, or `reduction` is unknown.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> loss = SigmoidCrossEntropy()
-        >>> round(float(loss([[1.0, float("nan")]], [[0.0, 9.0]])), 4)  # log 2
-        0.6931
-    """
-
-    def __init__(self, reduction: str = "mean", name: str | None = None):
-        super().__init__(sigmoid_cross_entropy, reduction, name)
-
-
-@tf.keras.utils.register_keras_serializable(package="tfrs_prerank")
-class SoftmaxCrossEntropy(_KerasListLoss):
-    """Softmax cross-entropy of every list, for `model.compile`.
-
-    The formula is that of `tfrs_prerank.losses.softmax_cross_entropy`. A NaN in
-    `y_true` means that the document is absent.
-
-    Differs from `tf.keras.losses.CategoricalCrossentropy`: takes logits, divides a
-    list's loss by the sum of its labels, and leaves lists without a positive out of
-    the mean.
-
-    Args:
-        reduction: `"mean"`, `"sum"` or `"none"`. With several replicas Keras averages
-            the replicas' means, which equals the mean over all lists only where every
-            replica has the same number of usable lists.
-        name: default `"softmax_cross_entropy"`.
-
-    Call arguments:
-        y_true: labels `[..., list_size]`.
-        y_pred: logits, same shape.
-        sample_weight: `[..., list_size]` (documents), `[...]` (lists) or a scalar.
-
-    Raises:
-        ValueError: shapes do not fit, or `reduction` is unknown.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> loss = SoftmaxCrossEntropy()
-        >>> round(float(loss([[1.0, 0.0, float("nan")]], [[0.0, 0.0, 9.0]])), 4)
-        0.6931
-    """
-
-    def __init__(self, reduction: str = "mean", name: str | None = None):
-        super().__init__(softmax_cross_entropy, reduction, name)

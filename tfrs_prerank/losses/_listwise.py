@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
-from tfrs_prerank.losses._reduction import Terms, list_loss
+from tfrs_prerank.losses._reduction import (
+    Terms,
+    check_labels,
+    known_log_q,
+    list_loss,
+)
+from tfrs_prerank.losses._softmax import log_mass
 
 
 @list_loss
 def softmax_cross_entropy(
-    labels: tf.Tensor, scores: tf.Tensor, *, where: tf.Tensor, weights: tf.Tensor
+    labels: tf.Tensor,
+    scores: tf.Tensor,
+    *,
+    where: tf.Tensor,
+    weights: tf.Tensor,
+    log_q: Any = None,
 ) -> Terms:
     """Cross-entropy between a list's labels and the softmax of its scores.
 
@@ -21,32 +34,43 @@ def softmax_cross_entropy(
     Labels may be graded. A weight multiplies the term of its positive; it enters
     neither the softmax nor the divisor, so doubling all weights doubles the loss.
 
+    With `log_q`, `s_i - log_q_i` stands in the place of every `s_i`: the softmax of a
+    sampled list then estimates that of all documents they were sampled from.
+
+    Takes time and memory linear in the list size.
+
     Differs from ListNet: the target is `y / sum(y)`, not a softmax of the labels.
 
     Args:
         labels: `[..., list_size]`, non-negative. NaN means that the document has no
             label and takes no part, in the softmax neither.
-        scores: logits, same shape, any float dtype; computed in float32.
+        scores: logits, same shape, any float dtype; computed in float32, or in float64
+            where they are that.
         where: bool, `[..., list_size]` or `[..., 1]`; false takes a document out,
             whatever its label and score hold. Default: all true.
         weights: non-negative, `[..., list_size]`, `[..., 1]` or a scalar. 0 is
             `where=False`; NaN means that no weight is known and is read as 1.
         reduction: `"mean"`; `"sum"` of `l` over lists; `"none"` for every list's `l`.
+        log_q: log of the probability that a document was sampled with, 0 where it was
+            not sampled; `[..., list_size]`, `[..., 1]` or a scalar. Default: all 0.
 
     Returns:
-        float32: a scalar, or `[...]` for `"none"`. A list without a positive gives 0
-        with zero gradients and does not count in the mean. A loss above the largest
-        float32 is that number, with no gradient.
+        float32 or float64: a scalar, or `[...]` for `"none"`. A list without a positive
+        gives 0 with zero gradients and does not count in the mean. A loss above the
+        largest number of its dtype is that number, with no gradient.
 
     Raises:
-        ValueError: shapes do not fit, or `reduction` is unknown.
+        ValueError: shapes do not fit, `reduction` is unknown, or, outside of a graph, a
+            label or weight is negative or `log_q` above 0.
         TypeError: `where` is not bool.
 
     The attribute `softmax_cross_entropy.terms` returns `(l, 1 or 0)`, both `[...]`.
 
     References:
         Cao et al., "Learning to Rank: From Pairwise Approach to Listwise Approach"
-        (ICML 2007).
+        (ICML 2007); Bengio and Senecal, "Adaptive Importance Sampling to Accelerate
+        Training of a Neural Probabilistic Language Model" (IEEE Transactions on Neural
+        Networks 2008) for `log_q`.
 
     Example:
         >>> import tensorflow as tf
@@ -58,16 +82,14 @@ def softmax_cross_entropy(
         >>> losses.numpy().round(4).tolist()  # log 2; no positive
         [0.6930999755859375, 0.0]
     """
+    check_labels(labels, low=0.0)
+    scores -= known_log_q(log_q, scores, where)
     positive = tf.reduce_sum(labels, axis=-1, keepdims=True)
+    top, rest = log_mass(scores, where)
+    # Two finite scores can lie further apart than their dtype reaches.
+    surprise = tf.minimum(rest - (scores - top), scores.dtype.max)
+    surprise = tf.where(where, surprise, 0.0)
     usable = positive > 0.0
-    lowest = scores.dtype.min
-    top = tf.reduce_max(tf.where(where, scores, lowest), axis=-1, keepdims=True)
-    shifted = tf.where(where, scores - tf.stop_gradient(top), 0.0)
-    mass = tf.reduce_sum(tf.where(where, tf.exp(shifted), 0.0), axis=-1, keepdims=True)
-    # The inner where keeps log(0) of an empty list out of the gradient.
-    surprise = tf.math.log(tf.where(usable, mass, 1.0)) - shifted
-    # Two finite scores can lie further apart than float32 reaches.
-    surprise = tf.minimum(surprise, scores.dtype.max)
-    share = tf.math.divide_no_nan(labels, positive)
+    share = tf.math.divide_no_nan(labels, tf.where(usable, positive, 0.0))
     values = tf.reduce_sum(share * weights * surprise, axis=-1)
-    return values, tf.cast(tf.squeeze(usable, axis=-1), tf.float32)
+    return values, tf.cast(tf.squeeze(usable, axis=-1), scores.dtype)

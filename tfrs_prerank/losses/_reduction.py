@@ -20,9 +20,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import numbers
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import tensorflow as tf
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -67,13 +70,58 @@ def check_reduction(reduction: str) -> None:
         )
 
 
+def check_positive(name: str, value: float) -> None:
+    """Raises ValueError unless an option is a positive finite number."""
+    if not (isinstance(value, numbers.Real) and 0.0 < value < math.inf):
+        raise ValueError(
+            f"{name} must be a positive number. Received: {name}={value!r}"
+        )
+
+
+def check_labels(labels: tf.Tensor, low: float, high: float = math.inf) -> None:
+    """Raises ValueError where a label is known to be outside a range."""
+    _check_known("labels", labels, low, high)
+
+
+def known_log_q(log_q: Any, scores: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
+    """Returns log probabilities of sampling as a tensor like the scores.
+
+    Args:
+        log_q: what the user gave; None stands for documents that were not sampled.
+        scores: `[..., list_size]`.
+        where: says which documents count; 0 is returned for others.
+
+    Raises:
+        ValueError: the shape does not fit, or a value is known not to be the logarithm
+            of a probability.
+    """
+    if log_q is None:
+        return tf.zeros_like(scores)
+    log_q = tf.cast(tf.convert_to_tensor(log_q), scores.dtype)
+    log_q = tf.where(where, _broadcast("log_q", log_q, scores), 0.0)
+    _check_known("log_q", log_q, -math.inf, 0.0)
+    return log_q
+
+
+def as_rows(tensor: tf.Tensor) -> tf.Tensor:
+    """Flattens `[..., list_size]` to `[lists, list_size]`."""
+    shape = tf.shape(tensor)
+    return tf.reshape(tensor, [tf.reduce_prod(shape[:-1]), shape[-1]])
+
+
 def list_loss(body: Callable[..., Terms]) -> ListLoss:
     """Makes a public loss of a body that returns `(values, counts)`.
 
     The body is called as `body(labels, scores, *, where, weights, **options)` with
-    float32 tensors of one shape `[..., list_size]`. `where` (bool) is final: it is
-    false for padding, NaN labels and weight 0, and there labels, scores and weights
-    are 0, so a body meets no NaN of a padded position, in value or gradient.
+    tensors of one shape `[..., list_size]`, in float64 where the scores are float64,
+    else in float32. `where` (bool) is final: it is false for padding, NaN labels and
+    weight 0, and there labels, scores and weights are 0, so a body meets no NaN of a
+    padded position, in value or gradient.
+
+    Labels and weights out of their range are refused where their values are known,
+    which is when a loss is called eagerly. In a graph that would take an assertion in
+    every step: there a negative weight counts as 0, an infinite label as none, and
+    another label enters the formula unless the loss says otherwise; none gives NaN.
 
     The public function takes `where=None`, `weights=None` and `reduction="mean"`
     besides the body's own options, and keeps its name and docstring.
@@ -126,8 +174,10 @@ def reduce_terms(values: tf.Tensor, counts: tf.Tensor, reduction: str) -> tf.Ten
 def _clean(
     labels: Any, scores: Any, where: Any, weights: Any
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    labels = tf.cast(tf.convert_to_tensor(labels), tf.float32)
-    scores = tf.cast(tf.convert_to_tensor(scores), tf.float32)
+    scores = tf.convert_to_tensor(scores)
+    dtype = tf.float64 if scores.dtype == tf.float64 else tf.float32
+    scores = tf.cast(scores, dtype)
+    labels = tf.cast(tf.convert_to_tensor(labels), dtype)
     if scores.shape.rank == 0:
         raise ValueError(
             "scores has shape (): a loss needs a list dimension [..., list_size]."
@@ -148,16 +198,35 @@ def _clean(
     if weights is None:
         weights = tf.ones_like(scores)
     else:
-        weights = tf.cast(tf.convert_to_tensor(weights), tf.float32)
+        weights = tf.cast(tf.convert_to_tensor(weights), dtype)
         weights = _broadcast("weights", weights, scores)
-        weights = tf.where(tf.math.is_nan(weights), 1.0, weights)
-        valid = tf.logical_and(valid, tf.not_equal(weights, 0.0))
+        weights = tf.where(tf.math.is_nan(weights), tf.ones_like(weights), weights)
+        _check_known("weights", tf.where(valid, weights, 0.0), 0.0, math.inf)
+        valid = tf.logical_and(valid, weights > 0.0)
+    _check_known("labels", tf.where(valid, labels, 0.0), -math.inf, math.inf)
+    valid = tf.logical_and(valid, tf.math.is_finite(labels))
     return (
         tf.where(valid, labels, 0.0),
         tf.where(valid, scores, 0.0),
         valid,
         tf.where(valid, weights, 0.0),
     )
+
+
+def _check_known(name: str, tensor: tf.Tensor, low: float, high: float) -> None:
+    """Raises where a value is known that is infinite or outside `[low, high]`."""
+    values = tf.get_static_value(tensor)
+    if values is None:
+        return
+    bad = values[~(np.isfinite(values) & (low <= values) & (values <= high))]
+    bad = bad[~np.isnan(bad)]  # shown by the loss
+    if bad.size:
+        bounds = [f"at least {low:g}"] if low > -math.inf else []
+        bounds += [f"at most {high:g}"] if high < math.inf else []
+        raise ValueError(
+            f"{name} holds {bad[0]:g}: give finite numbers"
+            f"{', ' if bounds else ''}{' and '.join(bounds)}."
+        )
 
 
 def _broadcast(name: str, tensor: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:

@@ -55,12 +55,13 @@ class ModelConfig:
             objective: what is optimised.
         """
         assert isinstance(self.scorer, Scorer)
-        losses = [term.loss for term in objective.terms]
-        if "in_batch_softmax" in losses and not self.scorer.compares_vectors:
-            raise ConfigurationError(
-                "in_batch_softmax compares vectors, of the scorers 'dot' and 'cosine' "
-                f"only. Received: scorer={self.scorer.kind!r}"
-            )
+        for term in objective.terms:
+            compares = term.loss in ("in_batch_softmax", "contrastive")
+            if compares and not self.scorer.compares_vectors:
+                raise ConfigurationError(
+                    f"{term.loss} compares vectors, of the scorers 'dot' and 'cosine' "
+                    f"only. Received: scorer={self.scorer.kind!r}"
+                )
         cross = schema.owned_by("cross")
         if cross and self.cross_tower is None:
             raise ConfigurationError(

@@ -21,6 +21,7 @@ from tfrs_prerank.models.network import Network
 from tfrs_prerank.objectives.objective import Objective, make_objective
 from tfrs_prerank.objectives.terms import Forward, term_sums
 from tfrs_prerank.optimizers import LazyAdam
+from tfrs_prerank.sampling.streaming import StreamingFrequency
 from tfrs_prerank.scorers import Scorer
 from tfrs_prerank.towers import Tower
 
@@ -105,6 +106,11 @@ class PreRanker(tfrs.Model):
             for layer in self.network.submodules
             if isinstance(layer, tf.keras.layers.Dropout)
         ]
+        corrected = any(
+            term.loss == "in_batch_softmax" and term.log_q
+            for term in self.objective.terms
+        )
+        self.frequency = StreamingFrequency() if corrected else None
         self.epochs_trained = tf.Variable(
             0, trainable=False, dtype=tf.int64, name="epochs_trained"
         )
@@ -188,7 +194,7 @@ class PreRanker(tfrs.Model):
         # generators of dropout nor the step counter (below) may move by then.
         with tf.control_dependencies(list(batch.values())), tf.GradientTape() as tape:
             forward = self.network(batch, training=True)
-            sums = self._term_sums(batch, forward)
+            sums = self._term_sums(batch, forward, training=True)
             penalties = self.network.losses
             loss = tf.add_n(penalties) if penalties else tf.constant(0.0)
             for term in self.objective.terms:
@@ -213,7 +219,8 @@ class PreRanker(tfrs.Model):
         """Evaluates one batch; see `tf.keras.Model.test_step`."""
         batch = _one_dict(batch)
         forward = self.network(batch, training=False)
-        return self._logs(batch, forward, self._term_sums(batch, forward))
+        sums = self._term_sums(batch, forward, training=False)
+        return self._logs(batch, forward, sums)
 
     def fit(
         self, x: Any = None, *args: Any, **kwargs: Any
@@ -360,12 +367,19 @@ class PreRanker(tfrs.Model):
         return run_directory.load(cls, directory)
 
     def _term_sums(
-        self, batch: Mapping[str, tf.Tensor], forward: Forward
+        self, batch: Mapping[str, tf.Tensor], forward: Forward, training: bool
     ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
         tasks = self.schema.task_names
         scorer = self.network.scorer
+        log_q = None
+        if self.frequency is not None:
+            ids = tf.gather(tf.reshape(batch["doc_ids"], [-1]), forward.index)
+            estimate = self.frequency.update if training else self.frequency.log_q
+            log_q = estimate(ids)
         return {
-            term.name: term_sums(term, batch, forward, tasks.index(term.task), scorer)
+            term.name: term_sums(
+                term, batch, forward, tasks.index(term.task), scorer, log_q, training
+            )
             for term in self.objective.terms
         }
 
@@ -412,9 +426,10 @@ def _metrics_by_task(metrics: Any, tasks: tuple[str, ...]) -> dict[str, list[Any
             of_task = []
         of_task = list(of_task) if isinstance(of_task, list | tuple) else [of_task]
         for metric in of_task:
-            if isinstance(metric, tf.keras.metrics.Metric) and hasattr(metric, "columns"):
+            is_metric = isinstance(metric, tf.keras.metrics.Metric)
+            if is_metric and hasattr(metric, "columns"):
                 continue
-            if isinstance(metric, tf.keras.metrics.Metric):
+            if is_metric:
                 received = f"{type(metric).__name__} {metric.name!r}"
             elif isinstance(metric, type):
                 name = metric.__name__

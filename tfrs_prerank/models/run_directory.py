@@ -106,6 +106,8 @@ def _checkpoint(model: PreRanker) -> tf.train.Checkpoint:
         "generators": model.generators,
         "epochs_trained": model.epochs_trained,
     }
+    if model.frequency is not None:
+        parts["frequency"] = model.frequency
     if model.optimizer is not None:
         parts["optimizer"] = model.optimizer
     return tf.train.Checkpoint(**parts)

@@ -13,6 +13,7 @@ def in_batch_softmax(
     index: tf.Tensor,
     own: tf.Tensor,
     similarity: tf.Tensor,
+    log_q: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Cross entropy of (request, positive) pairs over the batch's documents.
 
@@ -24,8 +25,14 @@ def in_batch_softmax(
     Logits are those of query and doc vectors alone; a cross tower cannot take part,
     since it has no inputs for the pairs that the batch makes up.
 
-    Differs from TFRS: a masked document's probability is exactly 0, and positives of
-    the request other than the row's are left out too.
+    A document is a negative as often as it is in a batch, so popular ones are pushed
+    down more than they deserve. With their log probabilities, `s(q, d) - log_q(d)`
+    stands in the place of every `s(q, d)`, that of d+ as well: the loss then estimates
+    the softmax over all documents (equation 5 of Yi et al.).
+
+    Differs from TFRS: a masked document's probability is exactly 0, positives of the
+    request other than the row's are left out too, and a probability below 1e-6 is taken
+    as it is.
 
     >>> import tensorflow as tf
     >>> values, counts = in_batch_softmax(
@@ -49,11 +56,20 @@ def in_batch_softmax(
         index: request of each packed document, int64 `[V]`.
         own: logit of each packed document with its own request, `[V]`.
         similarity: logits of every request with every packed document, `[B, V]`.
+        log_q: log probability of each packed document to be in the batch, `[V]`; None
+            corrects nothing.
 
     Returns:
         Values and counts `[P]` of the P rows: weight times loss; 1, or 0 for a row of
         weight 0. Their sums' quotient is the loss, divided by the number of rows.
+
+    References:
+        Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
+        Recommendations" (RecSys 2019).
     """
+    if log_q is not None:
+        own -= log_q
+        similarity -= log_q
     # The first appearance of a document stands for it.
     first, place = first_rows(doc_ids)
     similarity = tf.gather(similarity, first, axis=1)  # [B, U]

@@ -4,12 +4,42 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from tfrs_prerank.declaration import ConfigurationError, declaration, nearest
+from tfrs_prerank.declaration import (
+    ConfigurationError,
+    check_effect,
+    declaration,
+    nearest,
+)
 from tfrs_prerank.features.declarations import STAGES
 from tfrs_prerank.features.schema import Schema
 
-Loss = Literal["sigmoid_cross_entropy", "softmax_cross_entropy", "in_batch_softmax"]
+Loss = Literal[
+    "sigmoid_cross_entropy",
+    "contrastive",
+    "pairwise_hinge",
+    "ranknet",
+    "lambdarank",
+    "triplet",
+    "softmax_cross_entropy",
+    "multi_positive_softmax",
+    "hierarchical_softmax",
+    "list_mle",
+    "distillation",
+    "in_batch_softmax",
+]
 LOSSES: tuple[str, ...] = get_args(Loss)
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "contrastive": ("margin",),
+    "pairwise_hinge": ("margin",),
+    "lambdarank": ("k",),
+    "triplet": ("margin",),
+    "softmax_cross_entropy": ("log_q",),
+    "multi_positive_softmax": ("log_q",),
+    "hierarchical_softmax": ("levels", "log_q"),
+    "distillation": ("temperature", "form"),
+    "in_batch_softmax": ("temperature", "log_q"),
+}
+"""Fields of a term that a loss reads beside those that all read."""
 
 
 @declaration
@@ -17,15 +47,30 @@ class Term:
     """One term of an objective.
 
     Attributes:
-        task: the task whose labels it reads.
-        loss: `"sigmoid_cross_entropy"` (each document), `"softmax_cross_entropy"` (each
-            list) or `"in_batch_softmax"` (each positive, which is a label above 0,
-            against the documents of the batch that are no positives of its request).
-        weight: its weight in the sum (lambda in equation 19 of the source).
+        task: the task whose logits it trains and whose labels it reads.
+        loss: a loss of `tfrs_prerank.losses`, or `"in_batch_softmax"` (each positive,
+            which is a label above 0, against the documents of the batch that are no
+            positives of its request). `"distillation"` reads `teacher/<task>` in the
+            place of labels, `"contrastive"` the distance of query and document vectors,
+            1 - cosine, in the place of logits.
+        weight: its weight in the sum (lambda in equation 19 of the source; alpha of the
+            hard and beta of the soft labels in distillation).
         stages: only documents of these stages count, None for all; names as in
             `exposed`, `ranked`, `preranked_out`, `catalog`, `in_batch`. In
             `"in_batch_softmax"` they limit the positives that have a loss.
-        temperature: divides the logits of `"in_batch_softmax"`.
+        temperature: of `"in_batch_softmax"` and `"distillation"`: divides logits.
+        log_q: of the softmax losses: takes the log probability with which a document
+            came into the sample from its logit, so that frequent negatives are not
+            pushed down for being frequent. For lists it is the batch's `log_q`; for
+            `"in_batch_softmax"` a running estimate, `sampling.StreamingFrequency`.
+        margin: of `"contrastive"`, `"pairwise_hinge"` and `"triplet"`; None for the
+            loss's own.
+        k: of `"lambdarank"`: the ranks that count; None for all.
+        form: of `"distillation"`: `"softmax"` compares a list's documents with each
+            other, `"sigmoid"` takes each by itself.
+        levels: of `"hierarchical_softmax"`: tasks whose positives are the levels above
+            exposure, the lowest first. The term's own task says whose logits are
+            trained.
 
     >>> from tfrs_prerank import Term
     >>> Term("click", "softmax_cross_entropy", stages=["exposed"]).weight
@@ -37,18 +82,27 @@ class Term:
     weight: float = 1.0
     stages: tuple[str, ...] | None = None
     temperature: float = 1.0
+    log_q: bool = False
+    margin: float | None = None
+    k: int | None = None
+    form: Literal["softmax", "sigmoid"] = "softmax"
+    levels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.weight <= 0:
-            raise ValueError(f"weight must be positive. Received: {self.weight}")
-        if self.temperature <= 0:
+        own = OPTIONS.get(self.loss, ())
+        every = {name for names in OPTIONS.values() for name in names}
+        check_effect(self, "loss", *sorted(every - {*own}))
+        for name in ("weight", "temperature", "margin", "k"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive. Received: {value}")
+        if self.loss == "hierarchical_softmax" and not self.levels:
             raise ValueError(
-                f"temperature must be positive. Received: {self.temperature}"
+                "hierarchical_softmax needs levels, the tasks above exposure, the "
+                "lowest first. Received: levels=()"
             )
-        if self.temperature != 1 and self.loss != "in_batch_softmax":
-            raise ValueError(
-                f"temperature belongs to in_batch_softmax. Received: loss={self.loss!r}"
-            )
+        if len(set(self.levels)) < len(self.levels):
+            raise ValueError(f"levels names a task twice. Received: {self.levels}")
         if self.stages == ():
             raise ValueError(
                 "stages must name at least one stage, or be None for all. Received: ()"
@@ -118,9 +172,9 @@ def make_objective(objective: Objective | str, schema: Schema) -> Objective:
             tuple(Term(task, objective) for task in schema.task_names)  # type: ignore[arg-type]
         )
     for term in objective.terms:
-        if term.task not in schema.task_names:
-            raise ConfigurationError(
-                f"objective: no task {term.task!r}; "
-                f"{nearest(term.task, schema.task_names)}"
-            )
+        for task in (term.task, *term.levels):
+            if task not in schema.task_names:
+                raise ConfigurationError(
+                    f"objective: no task {task!r}; {nearest(task, schema.task_names)}"
+                )
     return objective

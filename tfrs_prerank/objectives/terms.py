@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tfrs_prerank import losses
 from tfrs_prerank.features.declarations import STAGES
 from tfrs_prerank.objectives.in_batch import in_batch_softmax
-from tfrs_prerank.objectives.objective import Term
+from tfrs_prerank.objectives.objective import OPTIONS, Term
 
 
 class Forward(NamedTuple):
@@ -37,6 +37,8 @@ def term_sums(
     forward: Forward,
     task: int,
     scorer: tf.keras.layers.Layer,
+    log_q: tf.Tensor | None = None,
+    training: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the sum of a term's losses and what it must be divided by.
 
@@ -48,20 +50,37 @@ def term_sums(
         forward: the model's outputs.
         task: position of the term's task in `forward`.
         scorer: the model's `ScorerLayer`.
+        log_q: log probability of each real document to be in the batch, `[V]`; only
+            in-batch terms with `log_q` read it.
+        training: whether a batch without the column `log_q` is an error. Lists to
+            evaluate on are whole: nothing in them was sampled.
 
     Returns:
         Two float32 scalars: the sum of weighted losses, and of documents' weights,
         usable lists or rows.
     """
     if term.loss == "in_batch_softmax":
-        values, counts = _in_batch(term, batch, forward, task, scorer)
-    else:
-        labels = label_of(batch, term.task)
-        where = usable(batch, labels, term.stages)
-        weights = batch.get(f"weight/{term.task}")
-        loss = getattr(losses, term.loss)
-        scores = forward.logits[:, :, task]
-        values, counts = loss.terms(labels, scores, where=where, weights=weights)
+        values, counts = _in_batch(
+            term, batch, forward, task, scorer, log_q if term.log_q else None
+        )
+        return tf.reduce_sum(values), tf.reduce_sum(counts)
+    labels = _labels(term, batch)
+    where = usable(batch, labels, term.stages)
+    weights = batch.get(f"weight/{term.task}")
+    scores = forward.logits[:, :, task]
+    if term.loss == "contrastive":
+        scores = _distances(forward, task, scorer)
+    options: dict[str, Any] = {
+        name: getattr(term, name)
+        for name in ("margin", "k", "temperature", "form")
+        if name in OPTIONS.get(term.loss, ()) and getattr(term, name) is not None
+    }
+    if term.log_q and (training or "log_q" in batch):
+        options["log_q"] = _column(batch, "log_q", term)
+    if term.levels:
+        options["level_weights"] = (1.0,) * (1 + len(term.levels))
+    loss = getattr(losses, term.loss)
+    values, counts = loss.terms(labels, scores, where=where, weights=weights, **options)
     return tf.reduce_sum(values), tf.reduce_sum(counts)
 
 
@@ -70,6 +89,12 @@ def label_of(batch: Mapping[str, tf.Tensor], task: str) -> tf.Tensor:
     name = f"label/{task}"
     if name not in batch:
         raise KeyError(f"the batch has no {name!r}, the labels of task {task!r}")
+    return batch[name]
+
+
+def _column(batch: Mapping[str, tf.Tensor], name: str, term: Term) -> tf.Tensor:
+    if name not in batch:
+        raise KeyError(f"the batch has no {name!r}, which the term {term.name} reads")
     return batch[name]
 
 
@@ -96,12 +121,44 @@ def usable(
     return where & tf.reduce_any(member, axis=-1)
 
 
+def _labels(term: Term, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Returns what a term reads in the place of labels, float32 `[B, L]`."""
+    if term.loss == "distillation":
+        return _column(batch, f"teacher/{term.task}", term)
+    if not term.levels:
+        return label_of(batch, term.task)
+    exposed = tf.equal(_column(batch, "stage", term), STAGES["exposed"])
+    reached = tf.cast(exposed, tf.float32)
+    for level, task in enumerate(term.levels, start=2):
+        labels = label_of(batch, task)
+        # Not known of what was exposed: no level is. Of the rest it was not reached.
+        known = tf.where(exposed, labels, tf.where(tf.math.is_nan(labels), 0.0, labels))
+        reached = tf.where(known > 0, float(level), reached)
+        reached = tf.where(tf.math.is_nan(known), known, reached)
+    return reached
+
+
+def _distances(forward: Forward, task: int, scorer: tf.keras.layers.Layer) -> tf.Tensor:
+    """Returns 1 - cosine of query and document, float32 `[B, L]`; 0 in padding."""
+    shape = tf.shape(forward.scores, out_type=forward.index.dtype)
+    unit = [
+        tf.math.l2_normalize(scorer.task_vectors(side, task), axis=-1, epsilon=1e-12)
+        for side in (forward.query_vectors, forward.doc_vectors)
+    ]
+    queries = tf.gather(unit[0], forward.index // shape[1])
+    # Rounding may put equal vectors at a distance below 0.
+    distances = tf.maximum(1.0 - tf.reduce_sum(queries * unit[1], axis=-1), 0.0)
+    flat = tf.scatter_nd(forward.index[:, tf.newaxis], distances, [shape[0] * shape[1]])
+    return tf.reshape(flat, shape)
+
+
 def _in_batch(
     term: Term,
     batch: Mapping[str, tf.Tensor],
     forward: Forward,
     task: int,
     scorer: tf.keras.layers.Layer,
+    log_q: tf.Tensor | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         # Each replica would see its own documents only, and the loss would change
@@ -130,5 +187,5 @@ def _in_batch(
     logits = scorer.task_logits(similarity, task) / term.temperature
     own = scorer.task_logits(own, task) / term.temperature
     return in_batch_softmax(
-        packed(batch["doc_ids"]), rows, positive, weights, request, own, logits
+        packed(batch["doc_ids"]), rows, positive, weights, request, own, logits, log_q
     )
