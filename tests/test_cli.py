@@ -48,6 +48,40 @@ def test_evaluate_prints_the_model_beside_its_baselines(place):
     assert values["like", "gauc", "random"] == 0.5
 
 
+def test_evaluate_takes_an_export_and_slices(place):
+    data = ("--data", place / "data")
+    arguments = (place / "c.yaml", *data, "--json", "--slice", "query")
+    model = json.loads(run("evaluate", place / "run", *arguments).output)
+    export = json.loads(run("evaluate", place / "models" / "small", *arguments).output)
+    assert export["requests"] == model["requests"]
+    assert set(export["slices"]["query"]) == set(model["slices"]["query"])
+    rows = {record["row"] for record in export["records"]}
+    assert rows == {"model", "popularity", "random"}
+    wrong = run("evaluate", place / "run", *arguments[:-1], "quer")
+    assert wrong.exit_code == 1
+    last = wrong.output.splitlines()[-1]
+    assert last.startswith("tfrs-prerank: slices['quer']: the batch has no column")
+    assert "did you mean 'query'?" in last
+
+
+def test_report_writes_a_page(place, tmp_path):
+    arguments = (place / "c.yaml", "--data", place / "data")
+    path = tmp_path / "page.html"
+    done = run(
+        "report", place / "run", *arguments, "--output", path, "--slice", "query"
+    )
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[-1] == f"report in {path}"
+    text = path.read_text("utf-8")
+    for part in ("positives of like", "probability of like", "by popularity of the"):
+        assert part in text
+    assert "test requests" in text
+    assert "k = 5" in text  # export.k
+    wrong = run("report", place / "run", *arguments, "--output", tmp_path)
+    assert wrong.exit_code == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+
+
 def test_query_prints_titles(place):
     from tfrs_prerank.serving import LocalServer
 

@@ -96,6 +96,42 @@ def test_an_interrupted_training_goes_on_only_as_it_was(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_the_ranker_is_a_row_where_the_data_has_its_scores(config, data, tmp_path):
+    from tfrs_prerank.datasets import read_documents, write
+
+    def requests():
+        for batch in pipeline.open_requests(data, "test", batch_size=1):
+            row = {name: column[0].numpy() for name, column in batch.items()}
+            del row["mask"]
+            names = pipeline.prepared_schema(data).columns("doc")
+            static = [name for name, column in names.items() if column.static]
+            row = {name: value for name, value in row.items() if name not in static}
+            yield {**row, "teacher/like": row["popularity"]}
+
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    for file in copy.glob("test-*"):
+        file.unlink()
+    documents = read_documents(data / "documents.parquet")
+    schema = pipeline.prepared_schema(data)
+    write(copy, "test", schema, requests(), documents=documents)
+    model = pipeline.PreRanker(schema, **config.model.arguments())
+    evaluation = dataclasses.replace(
+        config.evaluation, metrics=("kendall_tau", "catalog_coverage@5")
+    )
+    # No task but `like` has a ranker.
+    changed_config = dataclasses.replace(config, evaluation=evaluation)
+    with pytest.raises(KeyError, match="'teacher/click'"):
+        pipeline.evaluate(model, changed_config, copy)
+    evaluation = dataclasses.replace(evaluation, metrics=("catalog_coverage@5",))
+    changed_config = dataclasses.replace(config, evaluation=evaluation)
+    made = pipeline.evaluate(model, changed_config, copy)
+    rows = [record.row for record in made.records]
+    assert rows == ["model", "popularity", "ranker", "random"]
+    coverage = {record.row: record.value for record in made.records}
+    assert coverage["ranker"] == coverage["popularity"]
+
+
 def test_a_failure_before_the_first_backup_keeps_nothing(
     config, data, tmp_path, monkeypatch
 ):

@@ -28,6 +28,17 @@ _DATA = click.option(
     help="Prepared directory, from `tfrs-prerank prepare`.",
 )
 
+_SPLIT = click.option(
+    "--split", default="test", show_default=True, help="Which requests."
+)
+_SLICES = click.option(
+    "--slice",
+    "slices",
+    multiple=True,
+    metavar="COLUMN",
+    help="Take the table apart by a column; may be given again.",
+)
+
 
 class _OneLineErrors(click.Group):
     """Shows errors that name their fix as one line, without a traceback."""
@@ -72,6 +83,7 @@ A whole round on your own data:
   tfrs-prerank prepare shop.yaml --output runs/data
   tfrs-prerank train shop.yaml --data runs/data --output runs/model
   tfrs-prerank evaluate runs/model shop.yaml --data runs/data
+  tfrs-prerank report runs/model shop.yaml --data runs/data
   tfrs-prerank export runs/model shop.yaml --data runs/data --output saved_models/shop
   tfrs-prerank serve saved_models/shop
   tfrs-prerank query localhost:8500 --model shop --data runs/data
@@ -179,15 +191,66 @@ def train(config: Path, data: Path, output: Path) -> None:
 @click.argument("run", type=_EXISTING)
 @_CONFIG
 @_DATA
-@click.option("--split", default="test", show_default=True)
+@_SPLIT
+@_SLICES
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def evaluate(run: Path, config: Path, data: Path, split: str, as_json: bool) -> None:
-    """Print the metrics of a model beside its baselines."""
-    settings = _settings(config)
-    from tfrs_prerank import PreRanker, pipeline
+def evaluate(
+    run: Path,
+    config: Path,
+    data: Path,
+    split: str,
+    slices: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Print the metrics of a model or an export beside its baselines.
 
-    evaluation = pipeline.evaluate(PreRanker.load(run), settings, data, split)
+    RUN is a run directory, an export's version or a folder of versions.
+    """
+    settings = _settings(config)
+    from tfrs_prerank import pipeline
+
+    model = pipeline.open_model(run)
+    evaluation = pipeline.evaluate(model, settings, data, split, slices)
     click.echo(evaluation.to_json() if as_json else str(evaluation))
+
+
+@main.command()
+@click.argument("run", type=_EXISTING)
+@_CONFIG
+@_DATA
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="report.html",
+    show_default=True,
+    help="File to write.",
+)
+@_SPLIT
+@_SLICES
+@click.option(
+    "--popularity",
+    help="Numeric column of how popular documents are; that of the baseline called "
+    "popularity by default.",
+)
+def report(
+    run: Path,
+    config: Path,
+    data: Path,
+    output: Path,
+    split: str,
+    slices: tuple[str, ...],
+    popularity: str | None,
+) -> None:
+    """Write a page with the metrics and plots of a model or an export.
+
+    RUN is a run directory, an export's version or a folder of versions.
+    """
+    settings = _settings(config)
+    from tfrs_prerank import pipeline
+
+    model = pipeline.open_model(run)
+    pipeline.report(model, settings, data, output, split, slices, popularity)
+    click.echo(f"report in {output}")
 
 
 @main.command()

@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,28 +179,116 @@ def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
 
 
 def evaluate(
-    model: PreRanker, config: Config, data: str | Path, split: str = "test"
+    model: PreRanker | Path,
+    config: Config,
+    data: str | Path,
+    split: str = "test",
+    slices: Sequence[str] = (),
 ) -> Evaluation:
-    """Measures a model and the configuration's baselines on prepared requests.
+    """Measures a model beside the ranker, the baselines and a random order.
+
+    The rows are `model`, the configuration's baselines, `ranker` where the data has its
+    scores (`ranker (<task>)` for several tasks), and `random`.
 
     Args:
-        model: the model.
+        model: the model, or the path of an export.
         config: names the metrics and the baselines.
         data: the prepared directory.
         split: `"test"`, `"validation"` or `"train"`.
+        slices: columns of the batch that the table is also taken apart by.
 
     Returns:
         The table.
     """
+    return evaluate_rankings(**_measured(model, config, data, split, slices))
+
+
+def report(
+    model: PreRanker | Path,
+    config: Config,
+    data: str | Path,
+    path: str | Path,
+    split: str = "test",
+    slices: Sequence[str] = (),
+    popularity: str | None = None,
+) -> Evaluation:
+    """Measures as `evaluate` does, and writes a page with tables and plots.
+
+    The size of the forwarded set is `export.k` of the configuration.
+
+    Args:
+        model: the model, or the path of an export.
+        config: names the metrics and the baselines.
+        data: the prepared directory.
+        path: the file, such as `report.html`.
+        split: `"test"`, `"validation"` or `"train"`.
+        slices: columns of the batch that the table is also taken apart by.
+        popularity: the numeric column that says how popular a document was; None takes
+            that of a baseline called `popularity`, where there is one.
+
+    Returns:
+        The table.
+
+    Raises:
+        ImportError: Matplotlib or Jinja is not installed.
+    """
+    from tfrs_prerank.evaluation import report as write_report
+
+    return write_report(
+        **_measured(model, config, data, split, slices),
+        path=path,
+        k=config.export.k,
+        doc_ids=read_documents(Path(data) / "documents.parquet").ids,
+        popularity=popularity or config.evaluation.baselines.get("popularity"),
+        about={"data": f"{data}, {split} requests"},
+    )
+
+
+def open_model(directory: str | Path) -> PreRanker | Path:
+    """Returns what `evaluate` measures of a folder: a model, or an export as its path.
+
+    Args:
+        directory: a run directory, an export's version, or a folder of versions.
+
+    Raises:
+        FileNotFoundError: it is none of these.
+    """
+    from tfrs_prerank.serving.exporter import versions_of
+
+    directory = Path(directory)
+    if (directory / "saved_model.pb").is_file() or versions_of(directory):
+        return directory
+    return PreRanker.load(directory)
+
+
+def _measured(
+    model: PreRanker | Path,
+    config: Config,
+    data: str | Path,
+    split: str,
+    slices: Sequence[str],
+) -> dict[str, Any]:
+    """Returns what is measured, as arguments of `evaluation.evaluate`."""
     settings = config.evaluation
     requests = open_requests(data, split, settings.batch_size)
-    rankings: dict[str, Any] = {"model": model, **settings.baselines}
-    return evaluate_rankings(
-        {**rankings, "random": "random"},
-        requests,
-        metrics=make_metrics(settings.metrics),
-        samples=settings.samples,
-    )
+    there = requests(0).element_spec
+    scored = [t for t in requests.schema.task_names if f"teacher/{t}" in there]
+    rankers = {f"ranker ({task})": f"teacher/{task}" for task in scored}
+    if len(scored) == 1:
+        rankers = {"ranker": f"teacher/{scored[0]}"}
+    doc_ids = read_documents(Path(data) / "documents.parquet").ids
+    return {
+        "rankings": {
+            "model": model,
+            **settings.baselines,
+            **rankers,
+            "random": "random",
+        },
+        "data": requests,
+        "metrics": make_metrics(settings.metrics, doc_ids),
+        "slices": {column: column for column in slices},
+        "samples": settings.samples,
+    }
 
 
 def export(

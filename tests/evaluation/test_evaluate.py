@@ -399,6 +399,7 @@ def test_json_holds_every_number():
         "high": 0.5,
         "lists": 2,
         "groups": 2,
+        "axis": "outcome",
     }
     assert stored["differences"] == [
         {
@@ -411,11 +412,15 @@ def test_json_holds_every_number():
             "high": 0.5,
         }
     ]
-    assert (stored["groups"], stored["samples"], stored["seed"]) == (
-        "group_id",
-        1000,
-        0,
-    )
+    del stored["records"], stored["differences"]
+    assert stored == {
+        "groups": "group_id",
+        "samples": 1000,
+        "seed": 0,
+        "requests": 2,
+        "findings": [],
+        "slices": {},
+    }
 
 
 def changed(**columns):
@@ -456,7 +461,7 @@ def changed(**columns):
             changed(),
             {},
             ValueError,
-            r"rankings\['b'\] scores a document NaN \(click/ndcg@10\)",
+            r"rankings\['b'\] scores a document NaN; a model",
         ),
         ({"a": "co_likes"}, [], {}, ValueError, "the data holds no batch"),
         ({"a": "co_likes"}, changed()[0], {}, TypeError, "data yields str"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,18 +10,27 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrs_prerank.declaration import nearest
-from tfrs_prerank.evaluation.bootstrap import (
-    group_sums,
-    interval,
-    number_groups,
-    resampled_sums,
+from tfrs_prerank.evaluation.batches import (
+    batches,
+    group_keys,
+    request_ids,
+    tasks_in,
 )
-from tfrs_prerank.evaluation.rankings import Ranking
-from tfrs_prerank.evaluation.results import Difference, Evaluation, Record
+from tfrs_prerank.evaluation.bootstrap import number_groups
+from tfrs_prerank.evaluation.findings import Census
+from tfrs_prerank.evaluation.rankings import Batch, Outputs, Ranking
+from tfrs_prerank.evaluation.results import Evaluation
+from tfrs_prerank.evaluation.series import (
+    Copies,
+    Series,
+    Sums,
+    restricted,
+    series_of,
+    sliced_by_document,
+    summary,
+)
+from tfrs_prerank.evaluation.slices import Slice
 from tfrs_prerank.metrics import GAUC, MRR, NDCG, HitRate
-from tfrs_prerank.objectives.terms import label_of, usable
-from tfrs_prerank.progress import track
 
 
 def evaluate(
@@ -30,39 +40,59 @@ def evaluate(
     metrics: Sequence[Any] | None = None,
     tasks: str | Sequence[str] | None = None,
     groups: str | None = "group_id",
+    slices: Mapping[str, Any] | None = None,
     samples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
     """Measures a model and other rankings on the same lists, in one pass.
 
-    With `v_i` and `w_i` the metric's value and weight of list `i`,
+    For most metrics, with `v_i` and `w_i` the metric's value and weight of list `i`,
 
         value = sum_i w_i v_i / sum_i w_i
 
-    over the lists that the metric can use. The 95% interval comes from a bootstrap
-    over groups, as the lists of one user are not independent: G of the G groups are
-    drawn with replacement, with all their lists, `samples` times, and the interval
-    reaches from the 2.5th to the 97.5th percentile of the values. The same draws serve
-    all rankings, so the intervals of the differences (the first ranking minus another)
-    are paired. With few groups such intervals are too narrow.
+    over the lists that the metric can use; calibration metrics are a function of sums
+    over documents. The 95% interval comes from a bootstrap over groups, as the lists of
+    one user are not independent: G of the G groups are drawn with replacement, with all
+    their lists, `samples` times, and the interval reaches from the 2.5th to the 97.5th
+    percentile of the values. The same draws serve all rankings, so the intervals of the
+    differences (the first ranking minus another; `compare` has all pairs) are paired.
+    With few groups such intervals are too narrow. `ECE`, `CatalogCoverage` and
+    `PopularityGini` are no sums over lists and have a value without an interval.
 
-    A metric without one usable list is left out, with a warning.
+    Metrics stand on two axes: how well users are served (`NDCG`, `HitRate`, `ASH`, all
+    that read labels), and how well the ranker is imitated (`RankerHitRate`, `Overlap`,
+    `ScoreRecall`, `KendallTau`, which read `teacher/<task>`). A model that gains on the
+    second and loses on the first copies the ranker's bias. Metrics that read neither
+    say what is forwarded. A metric that reads no column of a task, such as `ASH`, is
+    measured once and has the task None.
+
+    What a metric cannot use is counted in `Evaluation.findings`, and printed: requests
+    without a positive or a ranker's score, of one candidate or of no more than k,
+    stages that contradict positions, documents without a score. A metric without one
+    usable list is left out, with a warning.
 
     Args:
         rankings: what ranks, by the name of its row; differences are taken from the
-            first. A `PreRanker` or another Keras model, read as `model(batch)`; the
-            name of a batch column `[B, L]`, such as `"popularity"`; `"random"`, the
-            exact expectation over random orders (constant scores: the metrics average
-            over ties, so nothing is drawn); or a function from a batch to scores
-            `[B, L]` or to a dict like a model's.
+            first. A `PreRanker` or another Keras model, read as `model(batch)`; an
+            export, as the `pathlib.Path` of its version or of its model's directory
+            (the newest version) or as loaded by `tf.saved_model.load`, whose
+            `serving_default` is called; the name of a batch column `[B, L]`, such as
+            `"popularity"`, the production score, or `"teacher/click"` for the ranker
+            itself, the oracle of imitation, where NaN ranks last; `"random"`, the exact
+            expectation over random orders (constant scores: the metrics average over
+            ties, so nothing is drawn); or a function from a batch to scores `[B, L]` or
+            to a dict like a model's. Calibration metrics need logits, so only models,
+            exports and dicts have them.
         data: batches of requests, as `datasets` reads them; gone through once.
-        metrics: list metrics; default `NDCG(10)`, `MRR()`, `HitRate(10)`, `GAUC()`.
-            They rank by `scores`, or by the task's logits where `reads` says so. Their
-            state is not touched.
+        metrics: metrics of `tfrs_prerank.metrics`; default `NDCG(10)`, `MRR()`,
+            `HitRate(10)`, `GAUC()`. They rank by `scores`, or by the task's logits
+            where `reads` says so. Their state is not touched.
         tasks: which labels; default the tasks of the first model, or without one all
             `label/<task>` columns but `out_of_scene`.
         groups: a batch column `[B]` of strings or integers; pads (`""`, -1) make a
             request a group of its own. None does so for all requests.
+        slices: by what the table is also taken apart, by name: a `Slice`, a batch
+            column, or a function from a batch to values `[B]` or `[B, L]`.
         samples: number of resamples.
         seed: of the resamples: the same seed gives the same intervals.
 
@@ -74,6 +104,7 @@ def evaluate(
         ValueError: there is no batch, metrics share a name, scores have the wrong
             shape or are NaN, or an argument is out of range.
         TypeError: an argument or a batch is of the wrong type.
+        FileNotFoundError: there is no export at a path.
 
     Example:
     >>> import numpy as np
@@ -93,133 +124,227 @@ def evaluate(
     >>> evaluation.difference("click", "mrr", "random").value
     0.25
     """
-    rows = _rows(rankings)
-    metrics = (
-        [NDCG(10), MRR(), HitRate(10), GAUC()] if metrics is None else list(metrics)
-    )
-    _check_metrics(metrics)
-    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
-        raise ValueError(f"samples={samples!r}: give a positive number of resamples")
-    names: list[str] | None = [tasks] if isinstance(tasks, str) else None
-    if tasks is not None and names is None:
-        names = list(tasks)
-    if names is not None and not names:
-        raise ValueError("tasks is empty: name a task, or leave it out for all")
-
-    values, weights, keys, ids = [], [], [], []
-    for batch in track(_batches(data), "evaluating", _length(data)):
-        if names is None:
-            names = _tasks_of(rankings, batch)
-        value, weight = _measure(rows, batch, names, metrics)
-        values.append(value)
-        weights.append(weight)
-        keys.append(_keys(batch, groups, len(value)))
-        ids.append(_keys(batch, "request_id", len(value), needed=False))
-    if names is None or not values:
-        raise ValueError("the data holds no batch; give requests to evaluate on")
-
-    cells = [
-        (task, metric.name, ranking.row)
-        for task in names
-        for metric in metrics
-        for ranking in rows
-    ]
-    numbers = number_groups(np.concatenate(keys), np.concatenate(ids))
-    records, differences = _summary(
-        cells, np.concatenate(values), np.concatenate(weights), numbers, samples, seed
-    )
-    _warn_of_absent(cells, records)
-    return Evaluation(
-        records=records,
-        differences=differences,
-        groups=groups,
-        samples=samples,
-        seed=seed,
-    )
+    measurement = Measurement(rankings, metrics, tasks, groups, slices, samples, seed)
+    for batch, outputs in measurement.scored(data):
+        measurement.add(batch, outputs)
+    evaluation = measurement.result()
+    warn_of_absent(measurement.series, evaluation)
+    return evaluation
 
 
-def _summary(
-    cells: list[tuple[str, str, str]],
-    values: np.ndarray,
-    weights: np.ndarray,
-    groups: np.ndarray,
-    samples: int,
-    seed: int,
-) -> tuple[tuple[Record, ...], tuple[Difference, ...]]:
-    """Makes records of values and weights `[n, cells]` of lists."""
-    sums = group_sums(groups, np.concatenate([values * weights, weights], axis=1))
-    point = _ratios(sums.sum(axis=0, keepdims=True))[0]
-    drawn = _ratios(resampled_sums(sums, samples, seed))
-    lists = np.count_nonzero(weights, axis=0)
-    members = np.count_nonzero(sums[:, len(cells) :], axis=0)
+class Measurement:
+    """What `evaluate` adds up, batch by batch. Its arguments are those of `evaluate`.
 
-    def bounds(resampled: np.ndarray, *places: int) -> tuple[Any, Any]:
-        # One group would be drawn every time: its interval says nothing.
-        enough = all(members[place] > 1 for place in places)
-        return (interval(resampled) if enough else None) or (None, None)
+    Attributes:
+        rankings: the rows.
+        tasks: the tasks, known from the first batch on.
+        series: what is measured, known from the first batch on.
+    """
 
-    records, differences = [], []
-    first_row = cells[0][2]
-    first = 0
-    for place, (task, metric, row) in enumerate(cells):
-        if row == first_row:
-            first = place
-        if lists[place] == 0:
-            continue
-        low, high = bounds(drawn[:, place], place)
-        counts = int(lists[place]), int(members[place])
-        records.append(
-            Record(task, metric, row, float(point[place]), low, high, *counts)
+    def __init__(
+        self,
+        rankings: Mapping[str, Any],
+        metrics: Sequence[Any] | None,
+        tasks: str | Sequence[str] | None,
+        groups: str | None,
+        slices: Mapping[str, Any] | None,
+        samples: int,
+        seed: int,
+    ) -> None:
+        self.rankings = _rankings(rankings)
+        self._metrics = (
+            [NDCG(10), MRR(), HitRate(10), GAUC()] if metrics is None else list(metrics)
         )
-        if place == first or lists[first] == 0:
-            continue
-        low, high = bounds(drawn[:, first] - drawn[:, place], first, place)
-        gap = float(point[first] - point[place])
-        differences.append(Difference(task, metric, first_row, row, gap, low, high))
-    return tuple(records), tuple(differences)
+        _check_metrics(self._metrics)
+        if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+            raise ValueError(
+                f"samples={samples!r}: give a positive number of resamples"
+            )
+        self.tasks = [tasks] if isinstance(tasks, str) else list(tasks or ())
+        if tasks is not None and not self.tasks:
+            raise ValueError("tasks is empty: name a task, or leave it out for all")
+        self._slices = {
+            name: source if isinstance(source, Slice) else Slice(source)
+            for name, source in (slices or {}).items()
+        }
+        self._groups, self._samples, self._seed = groups, samples, seed
+        self.series: list[Series] = []
+        self._sums = Sums()
+        self._keys: list[np.ndarray] = []
+        self._ids: list[np.ndarray] = []
+        # By slice: the values of requests, or the sums of each bucket of documents.
+        self._of_requests: dict[str, list[np.ndarray]] = {}
+        self._of_documents: dict[str, dict[str, Sums]] = {}
+
+    def scored(
+        self, data: Iterable[Mapping[str, Any]]
+    ) -> Iterator[tuple[Batch, list[Outputs]]]:
+        """Yields batches with what every ranking says about them.
+
+        Args:
+            data: see `evaluate`.
+        """
+        for batch in batches(data):
+            self.tasks = self.tasks or self._tasks(batch)
+            outputs = [ranking(batch, self.tasks) for ranking in self.rankings]
+            if not self.series:
+                self._begin(outputs)
+            yield batch, outputs
+
+    def add(self, batch: Batch, outputs: list[Outputs]) -> None:
+        """Adds a batch to all that is measured.
+
+        Args:
+            batch: the batch.
+            outputs: of every ranking.
+        """
+        number = len(self._keys)
+        self._keys.append(group_keys(batch, self._groups))
+        self._ids.append(request_ids(batch))
+        mask = batch["mask"]
+        members = self._members(batch)
+        for series in self.series:
+            columns = series.metric.arguments(batch, series.task)
+            scores = series.scores(outputs)
+            if not series.metric.additive:
+                self._copies[series].add(columns, scores, mask)
+                continue
+            self._sums.add(number, series, columns, scores, mask)
+            if sliced_by_document(series.metric):
+                for sums, inside in members:
+                    own = restricted(series.metric, columns, inside)
+                    sums.add(number, series, own, scores, mask)
+        self._census.add(batch, outputs)
+
+    def result(self) -> Evaluation:
+        """Returns what was measured.
+
+        Raises:
+            ValueError: there was no batch.
+        """
+        lists = [len(keys) for keys in self._keys]
+        if not sum(lists):
+            raise ValueError("the data holds no batch; give requests to evaluate on")
+        groups = number_groups(np.concatenate(self._keys), np.concatenate(self._ids))
+        whole = self._sums.joined(lists)
+        slices = {
+            name: self._by_request(name, source, whole, groups)
+            if name in self._of_requests
+            else self._by_document(name, source, lists, groups)
+            for name, source in self._slices.items()
+        }
+        return dataclasses.replace(
+            self._evaluation(whole, groups, self._copies),
+            findings=self._census.result(),
+            slices=slices,
+        )
+
+    def _begin(self, outputs: list[Outputs]) -> None:
+        """Sets up what is measured, once it is known what the rankings give."""
+        self.series = series_of(self._metrics, self.tasks, outputs)
+        self._copies = {s: Copies(s) for s in self.series if not s.metric.additive}
+        self._census = Census(self.series)
+
+    def _tasks(self, batch: Batch) -> list[str]:
+        known = (ranking.tasks for ranking in self.rankings)
+        return next((tasks for tasks in known if tasks), None) or tasks_in(batch)
+
+    def _members(self, batch: Batch) -> list[tuple[Sums, tf.Tensor]]:
+        """Keeps the requests' slices; returns the documents', and where they add up."""
+        members = []
+        for name, source in self._slices.items():
+            values = source.values(name, batch)
+            if values.ndim == 1:
+                self._of_requests.setdefault(name, []).append(values)
+                continue
+            if not any(sliced_by_document(series.metric) for series in self.series):
+                raise ValueError(
+                    f"slices[{name!r}] takes positives apart, which hit rates and "
+                    "calibration metrics can; give one, such as HitRate(100)"
+                )
+            buckets = self._of_documents.setdefault(name, {})
+            inside = source.members(name, values, batch["mask"].numpy())
+            for bucket, documents in inside.items():
+                sums = buckets.setdefault(bucket, Sums())
+                members.append((sums, tf.constant(documents)))
+            source.ordered(name, buckets)  # not more than can be told apart
+        return members
+
+    def _by_request(
+        self,
+        name: str,
+        source: Slice,
+        whole: Mapping[Series, np.ndarray],
+        groups: np.ndarray,
+    ) -> dict[str, Evaluation]:
+        names, places = source.cut(name, np.concatenate(self._of_requests[name]))
+        found = {}
+        for place, bucket in enumerate(names):
+            inside = places == place
+            if inside.any():
+                sums = {series: own[inside] for series, own in whole.items()}
+                found[bucket] = self._evaluation(sums, groups[inside])
+        return found
+
+    def _by_document(
+        self, name: str, source: Slice, lists: list[int], groups: np.ndarray
+    ) -> dict[str, Evaluation]:
+        buckets = self._of_documents[name]
+        return {
+            bucket: self._evaluation(buckets[bucket].joined(lists), groups)
+            for bucket in source.ordered(name, buckets)
+        }
+
+    def _evaluation(
+        self,
+        sums: Mapping[Series, np.ndarray],
+        groups: np.ndarray,
+        copies: Mapping[Series, Copies] | None = None,
+    ) -> Evaluation:
+        found = summary(
+            self.series,
+            sums,
+            copies or {},
+            groups,
+            self.rankings[0].row,
+            self._samples,
+            self._seed,
+        )
+        return Evaluation(
+            records=found.records,
+            differences=found.differences,
+            groups=self._groups,
+            samples=self._samples,
+            seed=self._seed,
+            requests=len(groups),
+            resampled=found.resampled,
+        )
 
 
-def _ratios(sums: np.ndarray) -> np.ndarray:
-    """Divides the first half of the columns by the second; NaN where that is 0."""
-    total, weight = np.split(sums, 2, axis=1)
-    return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
+def warn_of_absent(series: Sequence[Series], evaluation: Evaluation) -> None:
+    """Warns the caller's caller of what has no value.
+
+    Args:
+        series: what was measured.
+        evaluation: what came out.
+    """
+    there = {(r.task, r.metric, r.row) for r in evaluation.records}
+    for one in series:
+        key = one.task, one.metric.name
+        rows = [row for row in one.rows if (*key, row) not in there]
+        why = None
+        if not one.rows:
+            why = f"{one.name} is left out: it needs logits, and no ranking gives any"
+        elif rows:
+            why = (
+                f"{one.name} is left out for {', '.join(rows)}: no list had a label "
+                "that it can use"
+            )
+        if why is not None:
+            warnings.warn(why, stacklevel=3)
 
 
-def _measure(
-    rows: list[Ranking],
-    batch: Mapping[str, tf.Tensor],
-    tasks: list[str],
-    metrics: list[Any],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns values and weights of a batch's lists, float64 `[B, cells]`."""
-    reads = {metric.reads for metric in metrics}
-    kinds = ["scores"] * ("scores" in reads) + tasks * ("logits" in reads)
-    outputs = [ranking(batch, kinds) for ranking in rows]
-    values, weights = [], []
-    for task in tasks:
-        labels = tf.cast(label_of(batch, task), tf.float64)
-        where = usable(batch, labels, None)
-        # All rows at once, one below the other.
-        labels = tf.tile(labels, [len(rows), 1])
-        where = tf.tile(where, [len(rows), 1])
-        for metric in metrics:
-            kind = task if metric.reads == "logits" else "scores"
-            scores = tf.concat([output[kind] for output in outputs], axis=0)
-            value, weight = metric.per_list(labels, scores, where=where)
-            value = value.numpy().reshape(len(rows), -1)
-            weight = weight.numpy().reshape(len(rows), -1)
-            for ranking, broken in zip(rows, np.isnan(value).any(axis=1), strict=True):
-                if broken:
-                    raise ValueError(
-                        f"rankings[{ranking.row!r}] scores a document NaN "
-                        f"({task}/{metric.name}); a model that gives NaN has diverged"
-                    )
-            values.extend(value)
-            weights.extend(weight)
-    return np.stack(values, axis=1), np.stack(weights, axis=1)
-
-
-def _rows(rankings: Mapping[str, Any]) -> list[Ranking]:
+def _rankings(rankings: Mapping[str, Any]) -> list[Ranking]:
     if not isinstance(rankings, Mapping):
         raise TypeError(
             f"rankings is of type {type(rankings).__name__}: give a dict from names to "
@@ -237,80 +362,3 @@ def _check_metrics(metrics: list[Any]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two metrics are called {name!r}: give one a name=")
-
-
-def _batches(data: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, tf.Tensor]]:
-    for batch in data:
-        if not isinstance(batch, Mapping):
-            raise TypeError(
-                f"data yields {type(batch).__name__}: give batches as dicts; a single "
-                "batch goes into a list"
-            )
-        if "mask" not in batch:
-            raise KeyError("the batch has no 'mask', true where a document is real")
-        tensors = {name: tf.convert_to_tensor(column) for name, column in batch.items()}
-        mask = tensors["mask"]
-        if mask.dtype != tf.bool or mask.shape.rank != 2:
-            raise ValueError(
-                f"'mask' is {mask.dtype.name} of shape {tuple(mask.shape)}: give bool "
-                "[B, L], true where a document is real"
-            )
-        yield tensors
-
-
-def _length(data: Any) -> int | None:
-    if isinstance(data, tf.data.Dataset):
-        length = int(data.cardinality())
-        if length == tf.data.INFINITE_CARDINALITY:
-            raise ValueError("the data has no end: leave out repeat() or add take()")
-        return length if length >= 0 else None
-    return len(data) if hasattr(data, "__len__") else None
-
-
-def _tasks_of(rankings: Mapping[str, Any], batch: Mapping[str, Any]) -> list[str]:
-    for source in rankings.values():
-        schema = getattr(source, "schema", None)
-        if schema is not None:
-            return list(schema.task_names)
-    columns = [name for name in batch if name.startswith("label/")]
-    names = [name.removeprefix("label/") for name in columns]
-    names = [name for name in names if name != "out_of_scene"]
-    if not names:
-        raise KeyError("the batch has no 'label/<task>' column; add the labels")
-    return names
-
-
-def _keys(
-    batch: Mapping[str, tf.Tensor], name: str | None, size: int, needed: bool = True
-) -> np.ndarray:
-    """Returns a column of keys `[B]`, bytes or integers; "" where there is none."""
-    if name is None or (name not in batch and not needed):
-        return np.full(size, b"", object)
-    if name not in batch:
-        raise KeyError(
-            f"groups={name!r}: the batch has no such column; {nearest(name, batch)}; "
-            "groups=None takes requests one by one"
-        )
-    keys = batch[name]
-    if keys.shape.rank != 1 or not (keys.dtype == tf.string or keys.dtype.is_integer):
-        raise ValueError(
-            f"{name!r} is {keys.dtype.name} of shape {tuple(keys.shape)}: a key is one "
-            "string or integer per request"
-        )
-    return keys.numpy()
-
-
-def _warn_of_absent(
-    cells: list[tuple[str, str, str]], records: tuple[Record, ...]
-) -> None:
-    there = {(record.task, record.metric, record.row) for record in records}
-    absent: dict[str, list[str]] = {}
-    for task, metric, row in cells:
-        if (task, metric, row) not in there:
-            absent.setdefault(f"{task}/{metric}", []).append(row)
-    for name, rows in absent.items():
-        warnings.warn(
-            f"{name} is left out for {', '.join(rows)}: no list had a label that it "
-            "can use",
-            stacklevel=3,
-        )

@@ -1,8 +1,10 @@
-"""What can rank the documents of a batch: a model, a column, chance, a function."""
+"""What can rank the documents of a batch: a model, an export, a column, a function."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -10,10 +12,42 @@ import tensorflow as tf
 from tfrs_prerank.declaration import nearest
 from tfrs_prerank.models import PreRanker
 from tfrs_prerank.models.network import check_batch
+from tfrs_prerank.serving.exporter import versions_of
 
 Batch = Mapping[str, tf.Tensor]
 
 RANDOM = "random"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What one ranking says about a batch.
+
+    Attributes:
+        row: its name, for errors.
+        scores: what documents are ranked by, float64 `[B, L]`.
+        logits: by task, float64 `[B, L]`; None where the ranking gives one order only.
+        unknown: bool `[B, L]`, documents that it has no score for and ranks last.
+    """
+
+    row: str
+    scores: tf.Tensor
+    logits: Mapping[str, tf.Tensor] | None
+    unknown: tf.Tensor
+
+    def read(self, reads: str, task: str | None) -> tf.Tensor:
+        """Returns what a metric reads: `"scores"`, or the `"logits"` of a task.
+
+        A ranking without logits has one order, which is that of every task.
+        """
+        if reads == "scores" or task is None or self.logits is None:
+            return self.scores
+        if task not in self.logits:
+            raise KeyError(
+                f"rankings[{self.row!r}] gives no logits of task {task!r}; "
+                f"{nearest(task, self.logits)}"
+            )
+        return self.logits[task]
 
 
 class Ranking:
@@ -21,50 +55,70 @@ class Ranking:
 
     Args:
         row: the row's name, for errors.
-        source: a model, the name of a batch column, `"random"`, or a function from a
-            batch to scores `[B, L]` or to a dict like a model's.
+        source: see `evaluate`.
+
+    Attributes:
+        version: the directory of an export that was given as a path, else None.
 
     Raises:
-        TypeError: `source` is none of these.
+        TypeError: `source` can rank nothing.
+        FileNotFoundError: there is no export in a directory.
     """
 
     def __init__(self, row: str, source: Any) -> None:
-        if not isinstance(source, str) and not callable(source):
-            raise TypeError(
-                f"rankings[{row!r}] is of type {type(source).__name__}: give a model, "
-                "the name of a batch column, 'random', or a function from a batch to "
-                "scores [B, L]"
-            )
         self.row = row
-        self._outputs = _outputs_of(row, source)
+        self.source = source
+        self.version = _export_in(row, source) if isinstance(source, Path) else None
+        self._outputs = _outputs_of(row, self.version or source)
 
-    def __call__(self, batch: Batch, kinds: list[str]) -> dict[str, tf.Tensor]:
-        """Scores the documents of a batch, once for all kinds.
+    @property
+    def tasks(self) -> list[str] | None:
+        """The tasks that the ranking knows of itself, None where it knows none."""
+        if isinstance(self._outputs, _ExportOutputs):
+            return self._outputs.tasks
+        schema = getattr(self.source, "schema", None)
+        return None if schema is None else list(schema.task_names)
+
+    def __call__(self, batch: Batch, tasks: list[str]) -> Outputs:
+        """Scores the documents of a batch, once for all that is measured.
 
         Args:
             batch: the batch, tensors.
-            kinds: `"scores"`, or a task's name for its logits.
+            tasks: whose logits are kept, where there are any.
 
         Returns:
-            float64 `[B, L]` by kind.
+            The outputs.
 
         Raises:
-            KeyError: there is no such column, or the model has no such output.
-            ValueError: the scores have another shape than the mask.
+            KeyError: there is no such column, or the model has no scores.
+            ValueError: the scores have another shape than the mask, or are NaN.
             TypeError: the scores are no numbers.
         """
         outputs = self._outputs(batch)
+        unknown = tf.zeros_like(batch["mask"])
         if not isinstance(outputs, Mapping):
-            return dict.fromkeys(kinds, self._checked(outputs, batch))
-        for kind in kinds:
-            if kind not in outputs:
-                what = "scores" if kind == "scores" else f"logits of task {kind!r}"
-                raise KeyError(
-                    f"rankings[{self.row!r}] gives no {what}; {nearest(kind, outputs)}"
-                )
-        return {kind: self._checked(outputs[kind], batch) for kind in kinds}
+            scores = self._numbers(outputs, batch)
+            if isinstance(self.source, str):
+                # What was logged has gaps; a model that gives NaN has diverged.
+                unknown = tf.math.is_nan(scores)
+                lowest = tf.constant(float("-inf"), tf.float64)
+                scores = tf.where(unknown, lowest, scores)
+            unknown &= batch["mask"]
+            return Outputs(self.row, self._whole(scores, batch), None, unknown)
+        if "scores" not in outputs:
+            raise KeyError(
+                f"rankings[{self.row!r}] gives no scores; {nearest('scores', outputs)}"
+            )
+        if isinstance(self._outputs, _ExportOutputs):
+            unknown = ~outputs["found"] & batch["mask"]
+        numbers = {
+            name: self._whole(self._numbers(outputs[name], batch), batch)
+            for name in ("scores", *tasks)
+            if name in outputs
+        }
+        return Outputs(self.row, numbers.pop("scores"), numbers, unknown)
 
-    def _checked(self, scores: Any, batch: Batch) -> tf.Tensor:
+    def _numbers(self, scores: Any, batch: Batch) -> tf.Tensor:
         scores = tf.convert_to_tensor(scores)
         if not (scores.dtype.is_floating or scores.dtype.is_integer):
             raise TypeError(
@@ -77,15 +131,56 @@ class Ranking:
             )
         return tf.cast(scores, tf.float64)
 
+    def _whole(self, scores: tf.Tensor, batch: Batch) -> tf.Tensor:
+        if tf.reduce_any(tf.math.is_nan(scores) & batch["mask"]):
+            raise ValueError(
+                f"rankings[{self.row!r}] scores a document NaN; a model that gives NaN "
+                "has diverged"
+            )
+        return scores
+
+
+def own_columns(model: PreRanker, batch: Batch) -> dict[str, tf.Tensor]:
+    """Returns the columns of a batch that a model reads.
+
+    Others may be there for other rankings and for slices: the model would refuse them.
+
+    Args:
+        model: the model.
+        batch: the batch.
+
+    Raises:
+        KeyError: the batch lacks one.
+    """
+    columns = model.schema.columns()
+    own = {
+        name: tensor
+        for name, tensor in batch.items()
+        if name in columns or name in ("doc_ids", "mask")
+    }
+    # Here and not within a graph, where an error's message has many lines.
+    check_batch(model.schema, own)
+    return own
+
 
 def _outputs_of(row: str, source: Any) -> Callable[[Batch], Any]:
-    if source == RANDOM and isinstance(source, str):
-        # Tied scores count as the mean over random orders: nothing has to be drawn.
-        return lambda batch: tf.zeros(batch["mask"].shape, tf.float64)
+    if isinstance(source, Path):
+        return _ExportOutputs(row, tf.saved_model.load(str(source)))
     if isinstance(source, str):
+        if source == RANDOM:
+            # Tied scores count as the mean over random orders: nothing to be drawn.
+            return lambda batch: tf.zeros(batch["mask"].shape, tf.float64)
         return lambda batch: _column(row, source, batch)
     if isinstance(source, PreRanker):
         return _PreRankerOutputs(source)
+    if "serving_default" in getattr(source, "signatures", {}):
+        return _ExportOutputs(row, source)
+    if not callable(source):
+        raise TypeError(
+            f"rankings[{row!r}] is of type {type(source).__name__}: give a model, an "
+            "export's Path, the name of a batch column, 'random', or a function from a "
+            "batch to scores [B, L]"
+        )
     if isinstance(source, tf.keras.Model):
         return tf.function(
             lambda batch: source(batch, training=False),
@@ -97,11 +192,24 @@ def _outputs_of(row: str, source: Any) -> Callable[[Batch], Any]:
 
 def _column(row: str, name: str, batch: Batch) -> tf.Tensor:
     if name not in batch:
-        raise KeyError(
-            f"rankings[{row!r}]: the batch has no column {name!r}; "
-            f"{nearest(name, batch)}"
-        )
+        fix = nearest(name, batch)
+        if Path(name).is_dir():
+            fix = f"an export is given as pathlib.Path({name!r})"
+        raise KeyError(f"rankings[{row!r}]: the batch has no column {name!r}; {fix}")
     return batch[name]
+
+
+def _export_in(row: str, path: Path) -> Path:
+    """Returns the version's directory: the path itself, or the newest in it."""
+    if (path / "saved_model.pb").is_file():
+        return path
+    versions = versions_of(path)
+    if not versions:
+        raise FileNotFoundError(
+            f"rankings[{row!r}]: {path} holds no export; make one with `tfrs-prerank "
+            "export`"
+        )
+    return path / str(versions[-1])
 
 
 class _PreRankerOutputs:
@@ -112,16 +220,9 @@ class _PreRankerOutputs:
         self._function: Callable[[Batch], Any] | None = None
 
     def __call__(self, batch: Batch) -> Any:
-        # Other columns may be there for other rankings: the model would refuse them.
-        columns = self._model.schema.columns()
-        own = {
-            name: tensor
-            for name, tensor in batch.items()
-            if name in columns or name in ("doc_ids", "mask")
-        }
-        # Here and not within the graph, where an error's message has many lines.
-        check_batch(self._model.schema, own)
+        own = own_columns(self._model, batch)
         if self._function is None:
+            columns = self._model.schema.columns()
             spec = {}
             for name, tensor in own.items():
                 shape: list[int | None] = [None] * tensor.shape.rank
@@ -134,3 +235,38 @@ class _PreRankerOutputs:
                 input_signature=[spec],
             )
         return self._function(own)
+
+
+class _ExportOutputs:
+    """An export's `serving_default`, with logits in the place of probabilities."""
+
+    def __init__(self, row: str, loaded: Any) -> None:
+        self._row = row
+        # The signature alone does not keep the variables alive.
+        self._loaded = loaded
+        self._signature = loaded.signatures["serving_default"]
+        self._inputs = self._signature.structured_input_signature[1]
+        names = self._signature.structured_outputs
+        self.tasks = [name for name in names if name not in ("scores", "found")]
+
+    def __call__(self, batch: Batch) -> Any:
+        for name in self._inputs:
+            if name not in batch:
+                raise KeyError(
+                    f"rankings[{self._row!r}]: the export reads {name!r}, which the "
+                    f"batch has not; {nearest(name, batch)}"
+                )
+        outputs = dict(self._signature(**{name: batch[name] for name in self._inputs}))
+        for task in self.tasks:
+            outputs[task] = _logit(outputs[task])
+        return outputs
+
+
+def _logit(probability: tf.Tensor) -> tf.Tensor:
+    """Returns float64 logits of float32 probabilities, finite at 0 and 1.
+
+    float32 rounds to 1 what is nearer to it than 2^-25, and to 0 what is below 2^-150.
+    """
+    probability = tf.cast(probability, tf.float64)
+    probability = tf.clip_by_value(probability, 2.0**-150, 1.0 - 2.0**-25)
+    return tf.math.log(probability) - tf.math.log1p(-probability)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tfrs_prerank.declaration import nearest
+from tfrs_prerank.evaluation.tables import aligned, main_grid, notes, slices_text
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+_Key = tuple[str | None, str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,18 +24,21 @@ class Record:
     """The value of one metric for one ranking and one task.
 
     Attributes:
-        task: whose labels.
+        task: whose columns; None where the metric reads no task's.
         metric: the metric's name.
         row: the ranking's name.
         value: the mean over usable lists, weighted as the metric says.
         low: lower end of the 95% interval; None where all usable lists are of one
-            group.
+            group, or the metric is no sum over lists.
         high: its upper end.
         lists: number of usable lists.
         groups: number of groups that they come from.
+        axis: what the metric says something about: `"outcome"` for users (it reads
+            labels), `"imitation"` of the ranker (it reads the ranker's scores), or what
+            is `"forwarded"` (it reads neither).
     """
 
-    task: str
+    task: str | None
     metric: str
     row: str
     value: float
@@ -36,6 +46,7 @@ class Record:
     high: float | None
     lists: int
     groups: int
+    axis: str = "outcome"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +54,46 @@ class Difference:
     """How much one ranking's value is above another's on the same lists.
 
     Attributes:
-        task: whose labels.
+        task: as in `Record`.
         metric: the metric's name.
-        row: the first ranking of the evaluation.
+        row: a ranking; in an evaluation the first one.
         other: the ranking whose value is taken away.
         value: `row`'s value minus `other`'s.
         low: lower end of the paired 95% interval; None as in `Record`.
         high: its upper end.
     """
 
-    task: str
+    task: str | None
     metric: str
     row: str
     other: str
     value: float
     low: float | None
     high: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """How many lists or documents are of little or no use, and why.
+
+    Attributes:
+        count: how many.
+        total: out of how many.
+        unit: `"lists"` or `"documents"`.
+        what: the end of the sentence.
+
+    Example:
+    >>> print(Finding(3, 10, "lists", "have no positive in label/click"))
+    3 of 10 lists have no positive in label/click
+    """
+
+    count: int
+    total: int
+    unit: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.count:,} of {self.total:,} {self.unit} {self.what}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +108,10 @@ class Evaluation:
         groups: the column that names what was resampled; None: requests.
         samples: number of resamples.
         seed: of the resamples.
+        requests: number of lists in the data.
+        findings: lists and documents that are of little or no use, and why.
+        slices: by the slice's name and the bucket's, an evaluation of that part alone.
+        resampled: the values of every resample by task, metric and row, for `compare`.
 
     Example:
     >>> record = Record("like", "mrr", "model", 0.5, 0.4, 0.6, lists=10, groups=4)
@@ -93,38 +132,46 @@ class Evaluation:
     groups: str | None
     samples: int
     seed: int
+    requests: int = 0
+    findings: tuple[Finding, ...] = ()
+    slices: Mapping[str, Mapping[str, Evaluation]] = dataclasses.field(
+        default_factory=dict
+    )
+    resampled: Mapping[_Key, np.ndarray] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
 
-    def record(self, task: str, metric: str, row: str) -> Record:
+    def record(self, task: str | None, metric: str, row: str) -> Record:
         """Returns a record.
 
         Args:
-            task: the task's name.
+            task: the task's name; None for a metric that reads no task's column.
             metric: the metric's name, such as `"ndcg@10"`.
             row: the ranking's name.
 
         Raises:
             KeyError: there is none; the metric may have been left out.
         """
-        known = {f"{r.task}/{r.metric}/{r.row}": r for r in self.records}
-        return _found(f"{task}/{metric}/{row}", known)
+        known = {_key(r.task, r.metric, r.row): r for r in self.records}
+        return _found(_key(task, metric, row), known)
 
-    def value(self, task: str, metric: str, row: str) -> float:
+    def value(self, task: str | None, metric: str, row: str) -> float:
         """Returns the value of a record; see `record`."""
         return self.record(task, metric, row).value
 
-    def difference(self, task: str, metric: str, other: str) -> Difference:
+    def difference(self, task: str | None, metric: str, other: str) -> Difference:
         """Returns the first ranking's difference from another.
 
         Args:
-            task: the task's name.
+            task: as in `record`.
             metric: the metric's name.
             other: the other ranking's name.
 
         Raises:
             KeyError: there is none.
         """
-        known = {f"{d.task}/{d.metric}/{d.other}": d for d in self.differences}
-        return _found(f"{task}/{metric}/{other}", known)
+        known = {_key(d.task, d.metric, d.other): d for d in self.differences}
+        return _found(_key(task, metric, other), known)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain lists, dicts, strings and numbers."""
@@ -134,6 +181,12 @@ class Evaluation:
             "groups": self.groups,
             "samples": self.samples,
             "seed": self.seed,
+            "requests": self.requests,
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
+            "slices": {
+                name: {bucket: part.to_dict() for bucket, part in buckets.items()}
+                for name, buckets in self.slices.items()
+            },
         }
 
     def to_json(self) -> str:
@@ -145,10 +198,11 @@ class Evaluation:
         from rich.table import Table
         from rich.text import Text
 
-        headers, numeric, lines = self._grid()
+        headers, numeric, lines = main_grid(self)
+        below = [*notes(self), *slices_text(self)]
         # As Text: rich would take an interval's brackets for markup.
-        notes = Text("\n".join(self._notes()))
-        table = Table(box=None, caption=notes, caption_justify="left")
+        caption = Text("\n".join(below))
+        table = Table(box=None, caption=caption, caption_justify="left")
         for header, right in zip(headers, numeric, strict=True):
             table.add_column(Text(header), justify="right" if right else "left")
         for line in lines:
@@ -159,74 +213,16 @@ class Evaluation:
         return self.table()
 
     def __str__(self) -> str:
-        headers, numeric, lines = self._grid()
-        widths = [max(map(len, column)) for column in zip(headers, *lines, strict=True)]
-        text = []
-        for line in [headers, *lines]:
-            cells = [
-                cell.rjust(width) if right else cell.ljust(width)
-                for cell, width, right in zip(line, widths, numeric, strict=True)
-            ]
-            text.append("  ".join(cells).rstrip())
-        return "\n".join([*text, "", *self._notes()])
+        text = [*aligned(main_grid(self)), "", *notes(self), *slices_text(self)]
+        return "\n".join(text)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Shows the table as the value of a notebook's cell."""
         printer.text(str(self))
 
-    def _grid(self) -> tuple[list[str], list[bool], list[list[str]]]:
-        """Returns headers, which columns are numbers, and lines of cells."""
-        headers = ["metric", "ranking", "value", "95% interval"]
-        numeric = [False, False, True, False]
-        if self.differences:
-            headers += ["diff", "95% interval"]
-            numeric += [True, False]
-        gaps = {(d.task, d.metric, d.other): d for d in self.differences}
-        lines = []
-        task = metric = None
-        for record in self.records:
-            if record.task != task:
-                lines.append([record.task])
-                metric = None
-            name = "" if record.metric == metric else f"  {record.metric}"
-            task, metric = record.task, record.metric
-            line = [name, record.row, f"{record.value:.4f}"]
-            line += [_bounds(record.low, record.high, "")]
-            gap = gaps.get((record.task, record.metric, record.row))
-            if gap is not None:
-                line += [f"{gap.value:+.4f}", _bounds(gap.low, gap.high, "+")]
-            lines.append(line)
-        lines = [line + [""] * (len(headers) - len(line)) for line in lines]
-        return headers, numeric, lines
 
-    def _notes(self) -> list[str]:
-        """Returns the lines below the table."""
-        notes = []
-        for task in dict.fromkeys(record.task for record in self.records):
-            metrics: dict[tuple[int, int], list[str]] = {}
-            for record in self.records:
-                if record.task == task:
-                    names = metrics.setdefault((record.lists, record.groups), [])
-                    names += [record.metric] * (record.metric not in names)
-            for (lists, groups), names in metrics.items():
-                of_what = f" ({', '.join(names)})" if len(metrics) > 1 else ""
-                notes.append(f"{task}{of_what}: {lists} lists of {groups} groups")
-        if self.differences:
-            notes.append(f"diff: {self.differences[0].row} minus the ranking")
-        what = "requests"
-        if self.groups is not None:
-            what = f"the groups of {self.groups!r}"
-        if any(record.low is not None for record in self.records):
-            notes.append(f"95% intervals: {self.samples} resamples of {what}")
-        if any(record.low is None for record in self.records):
-            notes.append("no interval where all lists are of one group")
-        return notes or ["no metric had a list that it can use"]
-
-
-def _bounds(low: float | None, high: float | None, sign: str) -> str:
-    if low is None or high is None:
-        return ""
-    return f"[{low:{sign}.4f}, {high:{sign}.4f}]"
+def _key(task: str | None, metric: str, row: str) -> str:
+    return "/".join(part for part in (task, metric, row) if part is not None)
 
 
 def _found(key: str, known: dict[str, Any]) -> Any:

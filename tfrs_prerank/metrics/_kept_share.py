@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import abc
 from typing import Any
 
 import tensorflow as tf
 
-from tfrs_prerank.metrics._list_metric import ListMetric, check_cutoff
+from tfrs_prerank.metrics._list_metric import ListMetric, check_cutoff, is_positive
 from tfrs_prerank.metrics._ties import top
 
 
@@ -19,11 +18,14 @@ class KeptShare(ListMetric):
         super().__init__(name)
         self.k = k
 
-    @abc.abstractmethod
     def _value_of_documents(
         self, labels: tf.Tensor, valid: tf.Tensor, **columns: tf.Tensor
     ) -> tf.Tensor:
-        """Returns float64 `[B, L]`, not negative, 0 where not valid."""
+        """Returns float64 `[B, L]`, not negative, 0 where not valid.
+
+        Every positive is worth the same, unless a metric says otherwise.
+        """
+        return is_positive(labels)
 
     def _per_list(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -76,9 +77,9 @@ class Metric(tf.keras.metrics.Metric):
         return found
 
     @property
+    @abc.abstractmethod
     def usable(self) -> tf.Tensor:
         """Whether there is a result so far (bool scalar)."""
-        raise NotImplementedError
 
     def _read(
         self,

@@ -7,7 +7,6 @@ from typing import Any
 import tensorflow as tf
 
 from tfrs_prerank.metrics._kept_share import KeptShare
-from tfrs_prerank.metrics._list_metric import is_positive
 
 
 @tf.keras.utils.register_keras_serializable(package="tfrs_prerank")
@@ -74,8 +73,3 @@ class ASH(KeptShare):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "column": self.column}
-
-    def _value_of_documents(
-        self, labels: tf.Tensor, valid: tf.Tensor, **columns: tf.Tensor
-    ) -> tf.Tensor:
-        return is_positive(labels)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tfrs_prerank.metrics._kept_share import KeptShare
-from tfrs_prerank.metrics._list_metric import is_positive
 
 
 @tf.keras.utils.register_keras_serializable(package="tfrs_prerank")
@@ -57,8 +56,3 @@ class InSceneHitRate(KeptShare):
 
     def __init__(self, k: int = 100, name: str | None = None):
         super().__init__(k, name or f"in_scene_hit_rate@{k}")
-
-    def _value_of_documents(
-        self, labels: tf.Tensor, valid: tf.Tensor, **columns: tf.Tensor
-    ) -> tf.Tensor:
-        return is_positive(labels)

@@ -6,8 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrs_prerank.metrics._list_metric import ListMetric, check_cutoff, is_positive
-from tfrs_prerank.metrics._ties import tie_groups
+from tfrs_prerank.metrics._list_metric import ListMetric, check_cutoff
 
 
 @tf.keras.utils.register_keras_serializable(package="tfrs_prerank")
@@ -65,15 +64,11 @@ class MRR(ListMetric):
         valid: tf.Tensor,
         **columns: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        groups = tie_groups(scores, valid)
-        positives = groups.sum(is_positive(labels))
-        found = tf.cumsum(positives, axis=1, exclusive=True)
-        # 1 for the first group with a positive, 0 for all others.
-        first = tf.cast((positives > 0) & tf.equal(found, 0), tf.float64)
-        n, p, ahead = (
-            tf.reduce_sum(first * x, axis=1, keepdims=True)
-            for x in (groups.size, positives, groups.ahead)
-        )
+        positive = labels > 0
+        lowest = tf.constant(float("-inf"), tf.float64)
+        first = tf.reduce_max(tf.where(positive, scores, lowest), axis=1, keepdims=True)
+        tied = valid & tf.equal(scores, first)
+        n, p, ahead = map(_count, (tied, tied & positive, valid & (scores > first)))
 
         # Drawing the tied documents one by one: the j-th is the first positive when
         # j - 1 negatives came before it.
@@ -92,4 +87,8 @@ class MRR(ListMetric):
                 rank <= self.k, probability, tf.zeros_like(probability)
             )
         value = tf.reduce_sum(probability / rank, axis=1)
-        return value, tf.reduce_sum(first, axis=1)
+        return value, tf.cast(tf.reduce_any(positive, axis=1), tf.float64)
+
+
+def _count(documents: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(documents, tf.float64), axis=1, keepdims=True)

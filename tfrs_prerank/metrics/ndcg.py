@@ -68,7 +68,7 @@ class NDCG(ListMetric):
         valid: tf.Tensor,
         **columns: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        gains = 2.0**labels - 1.0
+        gains = tf.math.expm1(math.log(2.0) * labels)  # 2^y - 1, faster than a power
         ranks = tf.cast(tf.range(1, tf.shape(scores)[1] + 1), tf.float64)
         discounts = math.log(2.0) / tf.math.log1p(ranks)
         if self.k is not None:
@@ -83,8 +83,11 @@ class NDCG(ListMetric):
         share = tf.gather(area, last) - tf.gather(area, first)
         dcg = tf.reduce_sum(mean_gain * share, axis=1)
 
-        ideal = tf.sort(gains, axis=1, direction="DESCENDING")
-        best = tf.reduce_sum(ideal * discounts, axis=1)
+        counted = tf.shape(scores)[1]
+        if self.k is not None:
+            counted = tf.minimum(self.k, counted)
+        ideal = tf.math.top_k(gains, counted).values
+        best = tf.reduce_sum(ideal * discounts[:counted], axis=1)
         # Rounding can put the best order a hair above 1.
         ndcg = tf.minimum(tf.math.divide_no_nan(dcg, best), 1.0)
         return ndcg, tf.cast(best > 0, tf.float64)

@@ -6,12 +6,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrs_prerank.metrics._list_metric import ListMetric, check_cutoff
+from tfrs_prerank.metrics._kept_share import KeptShare
+from tfrs_prerank.metrics._list_metric import check_cutoff
 from tfrs_prerank.metrics._ties import top
 
 
 @tf.keras.utils.register_keras_serializable(package="tfrs_prerank")
-class RankerHitRate(ListMetric):
+class RankerHitRate(KeptShare):
     """How many of the ranker's m best candidates the pre-ranker's k best hold: HR@k,m.
 
     Formula, for one request of n candidates, with `P_k` the k best by score and `R_m`
@@ -56,10 +57,8 @@ class RankerHitRate(ListMetric):
     """
 
     def __init__(self, k: int = 100, m: int = 10, name: str | None = None):
-        check_cutoff(type(self).__name__, k)
+        super().__init__(k, name or f"ranker_hit_rate@{k},{m}")
         check_cutoff(type(self).__name__, m, what="m")
-        super().__init__(name or f"ranker_hit_rate@{k},{m}")
-        self.k = k
         self.m = m
 
     @property
@@ -69,18 +68,9 @@ class RankerHitRate(ListMetric):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "k": self.k, "m": self.m}
+        return {**super().get_config(), "m": self.m}
 
-    def _per_list(
-        self,
-        labels: tf.Tensor,
-        scores: tf.Tensor,
-        valid: tf.Tensor,
-        **columns: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        ranker = top(labels, valid, self.m)
-        hits = top(scores, valid, self.k).sum(ranker.probability)
-        wanted = tf.reduce_sum(tf.cast(ranker.certain, tf.float64), axis=1)
-        wanted += ranker.places[:, 0]
-        rate = tf.minimum(tf.math.divide_no_nan(hits, wanted), 1.0)
-        return rate, tf.cast(wanted > 0, tf.float64)
+    def _value_of_documents(
+        self, labels: tf.Tensor, valid: tf.Tensor, **columns: tf.Tensor
+    ) -> tf.Tensor:
+        return top(labels, valid, self.m).probability
