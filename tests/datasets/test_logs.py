@@ -19,7 +19,7 @@ from tfrs_prerank import (
     Task,
     Text,
 )
-from tfrs_prerank.datasets import _log_lists, _log_rows, logs
+from tfrs_prerank.datasets import _log_lists, _log_parts, _log_rows, _log_steps
 from tfrs_prerank.datasets.documents_file import read_documents, write_documents
 from tfrs_prerank.datasets.logs import LogColumns, LogsConfig, convert
 from tfrs_prerank.datasets.prepared import prepare
@@ -232,13 +232,11 @@ def test_order_of_rows_chunks_and_files_do_not_matter(
     assert convert(config, SCHEMA, tmp_path / "many") == report
     assert files_of(tmp_path / "many") == files_of(plain)
 
-    # Many parts: another order in the files, the same records.
-    monkeypatch.setattr(logs, "_ROWS_OF_A_PART", 10)
+    # Many parts too.
+    monkeypatch.setattr(_log_steps, "ROWS_OF_A_PART", 10)
     report_of_parts, folder = converted(tmp_path, shuffled, kind=kind, out="parts")
     assert report_of_parts == report
-    one, two = records(folder, "train"), records(plain, "train")
-    assert one.keys() == two.keys()
-    np.testing.assert_equal(one, two)
+    assert files_of(folder) == files_of(plain)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
@@ -250,24 +248,23 @@ def test_no_part_is_larger_than_the_bound(tmp_path: Path, monkeypatch, kind) -> 
     sizes = []
     group = _log_lists.group
 
-    def measured(path, *arguments):
-        sizes.append(len(_log_lists._read(path)))
-        return group(path, *arguments)
+    def measured(chunks, *arguments):
+        chunks = list(chunks)
+        sizes.append(sum(len(chunk.rows) for chunk in chunks))
+        return group(chunks, *arguments)
 
     monkeypatch.setattr(_log_lists, "group", measured)
-    monkeypatch.setattr(logs, "_ROWS_OF_A_PART", 20)
-    monkeypatch.setattr(_log_lists, "_MOST_FILES", 4)
+    monkeypatch.setattr(_log_steps, "ROWS_OF_A_PART", 20)
+    monkeypatch.setattr(_log_steps, "_MOST_PARTS", 4)
     again, folder = converted(tmp_path, data, kind=kind, out="parts")
     assert again == report
     assert sum(sizes) == 600
     assert max(sizes) <= 2 * 20  # not 600 / 4
-    one, two = records(folder, "train"), records(plain, "train")
-    assert one.keys() == two.keys()
-    np.testing.assert_equal(one, two)
+    assert files_of(folder) == files_of(plain)
 
 
 def test_a_request_beyond_the_bound_stays_whole(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(logs, "_ROWS_OF_A_PART", 1)
+    monkeypatch.setattr(_log_steps, "ROWS_OF_A_PART", 1)
     report, folder = converted(tmp_path, frame(5), split=(1, 0, 0))
     assert report.rows_written == 15
     assert {len(record) for record in records(folder, "train").values()} == {3}
@@ -569,10 +566,9 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_hashes_are_the_same_in_every_process() -> None:
-    column = _log_lists.pa.chunked_array([["a", "b", "a"]])
-    hashes = _log_lists._hashes(column)
+    values = np.array(["a", "b", "a"], object)
+    hashes = _log_parts.hashes(values)
     assert hashes[0] == hashes[2] != hashes[1]
-    assert _log_lists._hashes(column).tolist() == hashes.tolist()
     # Golden, since files written today must be those written tomorrow.
     assert hashes[0] == np.uint64(13950350942979735504)
 

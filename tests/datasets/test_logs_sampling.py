@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tfrs_prerank import Categorical, Numeric, Schema, Task
-from tfrs_prerank.datasets import logs
+from tfrs_prerank.datasets import _log_steps
 from tfrs_prerank.datasets.documents_file import read_documents
 from tfrs_prerank.datasets.logs import LogColumns, LogsConfig, convert
 from tfrs_prerank.datasets.requests import read
@@ -161,7 +161,7 @@ def test_the_same_lists_in_any_order_and_over_shards(tmp_path, monkeypatch) -> N
     again, folder = sampled(tmp_path, shuffled, out="shards", shards=4)
     assert again == report
     np.testing.assert_equal(records(folder, "train"), wanted)
-    monkeypatch.setattr(logs, "_ROWS_OF_A_PART", 20)
+    monkeypatch.setattr(_log_steps, "ROWS_OF_A_PART", 20)
     again, folder = sampled(tmp_path, shuffled, out="parts")
     assert again == report
     np.testing.assert_equal(records(folder, "train"), wanted)

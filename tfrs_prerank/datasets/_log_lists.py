@@ -1,22 +1,23 @@
-"""From rows that lie anywhere in a log to lists: one request after another.
+"""From parts of a log to lists: one request after another.
 
-Rows are first dealt out to parts by the request's id, so that a part holds whole
-requests and fits into memory; then each part is grouped on its own.
+A part holds whole requests in no order; see `_log_parts.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
-from tfrs_prerank.datasets._log_rows import DROPPED, REASONS
+from tfrs_prerank.datasets import _log_parts as log_parts
+from tfrs_prerank.datasets._log_parts import DOCUMENT, REQUEST, Split
+from tfrs_prerank.datasets._log_rows import DROPPED, REASONS, one_array
 from tfrs_prerank.datasets.documents_file import to_values
 from tfrs_prerank.features.schema import Column
 from tfrs_prerank.sampling import Sampler
@@ -25,7 +26,7 @@ RANK = "production rank"
 """Column that sampling reads and no record has; no feature can be called like it."""
 
 _LAST = np.iinfo(np.int32).max
-_MOST_FILES = 256  # open at once
+_ROWS_OF_A_BATCH = 10_000  # held in memory of each part while lists are written
 
 
 @dataclasses.dataclass
@@ -43,130 +44,62 @@ class Counts:
     requests: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
-def deal_out(
-    chunks: Iterable[pa.Table],
-    folder: Path,
-    counts: Counts,
-    *,
-    expected: int,
-    rows: int,
-) -> list[Path]:
-    """Writes rows to files by the hash of their request's id.
-
-    A file that gets more than twice the wanted rows, because the log is longer than
-    expected or very long, is dealt out again. So only a single request can be longer.
-
-    Args:
-        chunks: typed rows; see `_log_rows.read_rows`.
-        folder: where the files go.
-        counts: takes in the rows read, and those without a request's id.
-        expected: rows of the log, a guess.
-        rows: wanted rows of a file.
-
-    Returns:
-        The files that hold rows, Arrow streams.
-    """
-    return _divide(_named(chunks, counts), str(folder / "part"), expected, rows, 1)
-
-
-def _named(chunks: Iterable[pa.Table], counts: Counts) -> Iterator[pa.Table]:
-    """Yields the rows that have a request's id, and counts all."""
-    for chunk in chunks:
-        counts.rows_read += len(chunk)
-        named = chunk.column(DROPPED).to_numpy() != REASONS.index("no_request_id")
-        counts.rows["no_request_id"] += int((~named).sum())
-        yield chunk.filter(pa.array(named))
-
-
-def _divide(
-    chunks: Iterable[pa.Table], prefix: str, expected: int, rows: int, divisor: int
-) -> list[Path]:
-    """Deals rows out; those of all chunks have the same hash modulo `divisor`."""
-    parts = min(max(1, -(-expected // rows)), _MOST_FILES)
-    paths = [Path(f"{prefix}-{part:05d}.arrow") for part in range(parts)]
-    writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
-    length = [0] * parts
-    requests: list[set[int]] = [set() for _ in range(parts)]
-    try:
-        for chunk in chunks:
-            hashes = _hashes(chunk.column("request_id"))
-            part_of = hashes // np.uint64(divisor) % np.uint64(parts)
-            order = np.argsort(part_of, kind="stable")
-            chunk, hashes = chunk.take(pa.array(order)), hashes[order]
-            starts = np.searchsorted(part_of[order], np.arange(parts + 1))
-            for part in np.flatnonzero(np.diff(starts)).tolist():
-                start, stop = starts[part], starts[part + 1]
-                dealt = chunk.slice(start, stop - start)
-                if part not in writers:
-                    writers[part] = pa.ipc.new_stream(str(paths[part]), dealt.schema)
-                writers[part].write_table(dealt)
-                length[part] += len(dealt)
-                # Two are enough to know that the part can be divided.
-                requests[part].update(np.unique(hashes[start:stop])[:2].tolist())
-    finally:
-        for writer in writers.values():
-            writer.close()
-    made: list[Path] = []
-    for part in sorted(writers):
-        path = paths[part]
-        if length[part] <= 2 * rows or len(requests[part]) == 1:
-            made.append(path)
-            continue
-        finer = str(path.with_suffix(""))
-        made += _divide(_batches(path), finer, length[part], rows, divisor * parts)
-        path.unlink()
-    return made
-
-
-def _batches(path: Path) -> Iterator[pa.Table]:
-    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
-        for batch in reader:
-            yield pa.Table.from_batches([batch])
+def total(counts: Iterable[Mapping[str, Any]]) -> Counts:
+    """Adds counts, given as mappings with the attributes of `Counts`."""
+    added = Counts()
+    for one in counts:
+        added.rows_read += one["rows_read"]
+        added.rows.update(one["rows"])
+        added.requests.update(one["requests"])
+    return added
 
 
 def group(
-    path: Path, columns: Mapping[str, Column], min_documents: int, counts: Counts
-) -> np.ndarray:
-    """Puts a part's rows in order by request, and leaves out what cannot be used.
+    chunks: Iterable[Split],
+    hashes: np.ndarray,
+    min_documents: int,
+    path: Path,
+) -> Counts:
+    """Makes lists of a part's rows, and leaves out what cannot be used.
 
     The result does not depend on the order of the rows: requests are ordered by time
     and id, and the documents of a list by a hash, so that neither the log's order nor
     an order of ids tells a model anything.
 
     Args:
-        path: a part of `deal_out`; it is written anew.
-        columns: the columns of a request; those of the query must agree in all its
-            rows.
+        chunks: the part. The columns of requests must agree in all rows of a request.
+        hashes: uint64 `[M]`, of the ids in the documents table.
         min_documents: shorter lists are dropped.
-        counts: takes in the rows and requests that are dropped.
+        path: the Arrow file to write: a row for each request, with its documents'
+            columns as lists.
 
     Returns:
-        The time of each request that is left, ascending.
+        The rows and requests that are dropped.
     """
-    table = _read(path)
-    names, request = np.unique(_objects(table, "request_id"), return_inverse=True)
-    dropped = table.column(DROPPED).to_numpy()
-    for code in np.unique(dropped[dropped > 0]):
-        counts.rows[REASONS[code]] += int((dropped == code).sum())
-    kept = np.flatnonzero(dropped == 0)
-    table, request = table.take(pa.array(kept)), request[kept]
+    counts = Counts()
+    requests, rows = _joined(chunks)
+    encoded = one_array(requests.column("request_id")).dictionary_encode()
+    names, rank = np.unique(encoded.dictionary.to_numpy(False), return_inverse=True)
+    name_of = rank[encoded.indices.to_numpy()]
+    source = rows.column(REQUEST).to_numpy()
+    document = rows.column(DOCUMENT).to_numpy().astype(np.int64)
+    dropped = rows.column(DROPPED).to_numpy()
+    for code, number in enumerate(np.bincount(dropped).tolist()):
+        if code and number:
+            counts.rows[REASONS[code]] += number
 
-    document = np.unique(_objects(table, "doc_id"), return_inverse=True)[1]
-    pair = request * (document.max(initial=0) + 1) + document
-    first = _first_of_pairs(table, pair)
-    counts.rows["duplicate"] += int(len(table) - len(first))
-    table, request = table.take(pa.array(first)), request[first]
-
-    mixed = _hashes(table.column("request_id")) ^ _hashes(table.column("doc_id"))
-    order = np.lexsort([pd.util.hash_array(mixed), request])
-    table, request = table.take(pa.array(order)), request[order]
+    left = np.flatnonzero(dropped == 0)
+    pair = name_of[source[left]] * len(hashes) + document[left]
+    first = left[_first_of_pairs(rows, requests, left, pair)]
+    counts.rows["duplicate"] += len(left) - len(first)
+    name = name_of[source[first]]
+    mixed = log_parts.hashes(names)[name] ^ hashes[document[first]]
+    order = np.lexsort([log_parts.hashes(mixed), name])
+    left, name = first[order], name[order]
 
     agrees = np.ones(len(names), bool)
-    same = request[1:] == request[:-1]
-    for name, column in columns.items():
-        if column.owner == "query" and name in table.column_names:
-            agrees[request[1:][same & _changes(table, name)]] = False
-    size = np.bincount(request, minlength=len(names))
+    agrees[_disagreeing(requests, np.unique(source[left]), name_of)] = False
+    size = np.bincount(name, minlength=len(names))
     counts.requests["no_usable_row"] += int((size == 0).sum())
     counts.requests["rows_disagree"] += int(((size > 0) & ~agrees).sum())
     short = agrees & (size > 0) & (size < min_documents)
@@ -174,62 +107,192 @@ def group(
     good = agrees & (size > 0) & ~short
     counts.rows["of_a_dropped_request"] += int(size[~good].sum())
 
-    time = table.column("time").to_numpy()
     start = np.cumsum(size) - size
-    left = np.flatnonzero(good)
-    times = time[start[left]]
-    left = left[np.lexsort([left, times])]  # names are sorted: by time, then by id
-    rows = _ranges(start[left], size[left])
-    table = table.take(pa.array(rows)).drop_columns([DROPPED])
-    with pa.ipc.new_stream(str(path), table.schema) as writer:
-        writer.write_table(table)
-    return np.sort(times)
+    kept = np.flatnonzero(good)
+    leading = source[left[start[kept]]]
+    time = requests.column("time").to_numpy()[leading]
+    order = np.lexsort([kept, time])  # names are sorted: by time, then by id
+    kept, leading = kept[order], leading[order]
+    _write(
+        requests.take(pa.array(leading)),
+        rows.drop_columns([REQUEST, DROPPED]).take(
+            pa.array(left[log_parts.ranges(start[kept], size[kept])])
+        ),
+        size[kept],
+        path,
+    )
+    return counts
+
+
+def _joined(chunks: Iterable[Split]) -> tuple[pa.Table, pa.Table]:
+    """Joins the chunks of a part; `REQUEST` counts through all of them."""
+    parts = list(chunks)
+    offsets = np.cumsum([0, *(len(part.requests) for part in parts[:-1])])
+    sizes = [len(part.rows) for part in parts]
+    requests = pa.Table.from_batches([part.requests for part in parts])
+    rows = pa.Table.from_batches([part.rows for part in parts]).combine_chunks()
+    at = rows.schema.get_field_index(REQUEST)
+    place = rows.column(REQUEST).to_numpy() + np.repeat(offsets, sizes)
+    return requests.combine_chunks(), rows.set_column(at, REQUEST, pa.array(place))
+
+
+def _first_of_pairs(
+    rows: pa.Table, requests: pa.Table, left: np.ndarray, pair: np.ndarray
+) -> np.ndarray:
+    """Returns one place of each (request, document).
+
+    Of several, the one with the lowest stage, then the lowest position, then the
+    highest labels; then any, but the same one in whatever order the rows are.
+    """
+    inverse, count = np.unique(pair, return_inverse=True, return_counts=True)[1:]
+    twice = np.flatnonzero(count[inverse] > 1)
+    once = np.flatnonzero(count[inverse] == 1)
+    if len(twice) == 0:
+        return once
+    several = rows.take(pa.array(left[twice]))
+    used, request = np.unique(several.column(REQUEST).to_numpy(), return_inverse=True)
+    used = requests.take(pa.array(used))
+    keys = [_ranks(column)[request] for column in used.columns]
+    keys += [_ranks(column) for column in several.drop_columns([REQUEST]).columns]
+    labels = [name for name in several.column_names if name.startswith("label/")]
+    total = sum(np.nan_to_num(several.column(name).to_numpy()) for name in labels)
+    keys.append(-np.asarray(total))
+    if "position" in several.column_names:
+        position = several.column("position").to_numpy()
+        keys.append(np.where(position < 0, _LAST, position))
+    if "stage" in several.column_names:
+        keys.append(several.column("stage").to_numpy())
+    keys.append(inverse[twice])
+    order = np.lexsort(keys)
+    pairs = inverse[twice][order]
+    leads = np.concatenate([[True], pairs[1:] != pairs[:-1]])
+    return np.sort(np.concatenate([once, twice[order[leads]]]))
+
+
+def _ranks(column: pa.ChunkedArray) -> np.ndarray:
+    """Returns numbers that are ordered as the values are, in some order of lists."""
+    array = one_array(column)
+    if pa.types.is_nested(array.type):
+        values = np.array([repr(value) for value in array.to_pylist()], object)
+        return np.unique(values, return_inverse=True)[1]
+    encoded = array.dictionary_encode()
+    values = encoded.dictionary.to_numpy(zero_copy_only=False)
+    return np.unique(values, return_inverse=True)[1][encoded.indices.to_numpy()]
+
+
+def _disagreeing(
+    requests: pa.Table, used: np.ndarray, name_of: np.ndarray
+) -> np.ndarray:
+    """Returns the names of requests whose columns are not always the same.
+
+    Args:
+        requests: the columns.
+        used: int `[n]`, the rows to look at.
+        name_of: the name of each row.
+    """
+    used = used[np.argsort(name_of[used], kind="stable")]
+    same = np.flatnonzero(name_of[used[1:]] == name_of[used[:-1]])
+    before, after = used[same], used[same + 1]
+    found = np.zeros(len(same), bool)
+    for column in requests.drop_columns(["request_id"]).columns:
+        found |= log_parts.differs(one_array(column), before, after)
+    return name_of[before[found]]
+
+
+def _write(requests: pa.Table, rows: pa.Table, sizes: np.ndarray, path: Path) -> None:
+    """Writes lists, in batches of some thousand rows."""
+    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32))
+    for name in rows.column_names:
+        values = one_array(rows.column(name))
+        lists = pa.ListArray.from_arrays(offsets, values)
+        requests = requests.append_column(name, lists)
+    step = max(1, _ROWS_OF_A_BATCH * len(requests) // max(1, len(rows)))
+    with pa.ipc.new_file(str(path), requests.schema) as writer:
+        writer.write_table(requests, max_chunksize=step)
+
+
+def batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yields what `group` wrote, in the order of time and id.
+
+    The file is open only while a batch is read: there may be thousands of parts.
+    """
+    place, number = 0, 1
+    while place < number:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+            number = reader.num_record_batches
+            batch = reader.get_batch(place) if number else None
+        if batch is not None:
+            yield batch
+        place += 1
+
+
+def times(path: Path) -> np.ndarray:
+    """Returns the time of each request of a file that `group` wrote."""
+    with pa.OSFile(str(path)) as file:
+        with pa.ipc.open_file(file) as reader:
+            place = reader.schema.get_field_index("time")
+        options = pa.ipc.IpcReadOptions(included_fields=[place])
+        with pa.ipc.open_file(file, options=options) as reader:
+            return np.asarray(reader.read_all().column("time").to_numpy())
 
 
 @dataclasses.dataclass(frozen=True)
 class Requests:
-    """The grouped requests of a time span, read from the parts at each iteration.
+    """The requests of a time span, by time and id, read anew at each iteration.
 
     Attributes:
-        parts: files that `group` has put in order.
+        files: what `group` wrote.
         columns: the columns of a request by name.
+        ids: the ids of the documents table.
         start: first second.
         stop: the second after the last.
     """
 
-    parts: tuple[Path, ...]
+    files: tuple[Path, ...]
     columns: Mapping[str, Column]
+    ids: np.ndarray
     start: int
     stop: int
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yields dicts as `requests.write` takes them."""
-        for path in self.parts:
-            table = _read(path)
-            time = table.column("time").to_numpy()
-            # Requests are in time order.
-            low, high = np.searchsorted(time, [self.start, self.stop])
-            yield from self._requests(table.slice(low, high - low))
+        streams = [self._of_file(path) for path in self.files]
+        return heapq.merge(*streams, key=lambda r: (r["time"], r["request_id"]))
 
-    def _requests(self, table: pa.Table) -> Iterator[dict[str, Any]]:
-        if len(table) == 0:
-            return
-        values = {
-            name: to_values(table.column(source))
-            for name, source in (
-                (name, "doc_id" if name == "doc_ids" else name) for name in self.columns
-            )
-            if source in table.column_names
-        }
-        ids = values["request_id"]
-        starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
-        for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
+    def _of_file(self, path: Path) -> Iterator[dict[str, Any]]:
+        for batch in batches(path):
+            time = batch.column("time").to_numpy()
+            low, high = np.searchsorted(time, [self.start, self.stop])
+            if low == len(time):
+                continue
+            if high == 0:
+                return
+            yield from self._of_batch(batch, range(low, high))
+
+    def _of_batch(
+        self, batch: pa.RecordBatch, places: range
+    ) -> Iterator[dict[str, Any]]:
+        columns = {}
+        for name, column in self.columns.items():
+            if column.owner == "query":
+                columns[name] = (False, _values(batch.column(name)))
+            elif name == "doc_ids":
+                rows = batch.column(DOCUMENT).flatten().to_numpy()
+                columns[name] = (True, self.ids[rows])
+            else:
+                columns[name] = (True, _values(batch.column(name).flatten()))
+        ends = np.cumsum(batch.column(DOCUMENT).value_lengths().to_numpy())
+        starts = np.concatenate([[0], ends[:-1]])
+        for place in places:
+            start, end = starts[place], ends[place]
             yield {
-                name: column[start]
-                if self.columns[name].owner == "query"
-                else column[start:stop]
-                for name, column in values.items()
+                name: values[start:end] if is_list else values[place]
+                for name, (is_list, values) in columns.items()
             }
+
+
+def _values(array: pa.Array) -> Any:
+    return to_values(pa.chunked_array([array]))
 
 
 @dataclasses.dataclass
@@ -274,64 +337,3 @@ class SampledRequests:
             else:
                 yield sample.request
         self.report(counts)
-
-
-def _read(path: Path) -> pa.Table:
-    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
-        return reader.read_all()
-
-
-def _first_of_pairs(table: pa.Table, pair: np.ndarray) -> np.ndarray:
-    """Returns one row of each (request, document).
-
-    Of several, the one with the lowest stage, then the lowest position, then the
-    highest labels; then any, but the same one in whatever order the rows are.
-    """
-    inverse, count = np.unique(pair, return_inverse=True, return_counts=True)[1:]
-    twice = np.flatnonzero(count[inverse] > 1)
-    once = np.flatnonzero(count[inverse] == 1)
-    if len(twice) == 0:
-        return once
-    rows = table.take(pa.array(twice))
-    keys = [np.array([repr(row) for row in rows.to_pylist()])]
-    labels = [name for name in table.column_names if name.startswith("label/")]
-    total = sum(np.nan_to_num(rows.column(name).to_numpy()) for name in labels)
-    keys.append(-np.asarray(total))
-    if "position" in table.column_names:
-        position = rows.column("position").to_numpy()
-        keys.append(np.where(position < 0, _LAST, position))
-    if "stage" in table.column_names:
-        keys.append(rows.column("stage").to_numpy())
-    keys.append(inverse[twice])
-    order = np.lexsort(keys)
-    pairs = inverse[twice][order]
-    leads = np.concatenate([[True], pairs[1:] != pairs[:-1]])
-    return np.sort(np.concatenate([once, twice[order[leads]]]))
-
-
-def _changes(table: pa.Table, name: str) -> np.ndarray:
-    """Says for each row but the first whether it differs from the row before."""
-    values = to_values(table.column(name))
-    if isinstance(values, list):
-        pairs = zip(values[1:], values[:-1], strict=True)
-        return np.array([new != old for new, old in pairs], bool)
-    changes = values[1:] != values[:-1]
-    return changes if changes.ndim == 1 else changes.any(axis=1)
-
-
-def _hashes(column: pa.ChunkedArray) -> np.ndarray:
-    """Returns 64-bit hashes that are the same in every process."""
-    values = column.to_numpy()
-    codes, distinct = pd.factorize(values)
-    return pd.util.hash_array(distinct, categorize=False)[codes]
-
-
-def _objects(table: pa.Table, name: str) -> np.ndarray:
-    return table.column(name).to_numpy()
-
-
-def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Returns `starts[0], starts[0] + 1, ...` of each range, joined."""
-    total = int(sizes.sum())
-    begins = np.cumsum(sizes) - sizes
-    return np.arange(total) - np.repeat(begins, sizes) + np.repeat(starts, sizes)

@@ -1,7 +1,7 @@
 """Rows of Parquet and CSV logs in one form: named, typed, with a reason to drop them.
 
-What belongs here: reading files in chunks and casting columns. What does not: lists of
-rows, which `_log_lists.py` makes.
+What belongs here: reading files in chunks and casting columns. What does not: parts of
+the log, which `_log_parts.py` makes, and lists of rows (`_log_lists.py`).
 """
 
 from __future__ import annotations
@@ -43,6 +43,21 @@ REASONS = (
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _BYTES_PER_ROW = 200  # of a CSV, roughly; it only sizes the blocks that are read
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A part of a file that is read at once, by one thread.
+
+    Attributes:
+        file: Parquet or CSV.
+        row_groups: of a Parquet file; None for a whole CSV.
+        rows: how many, exact for Parquet and a guess for CSV.
+    """
+
+    file: Path
+    row_groups: tuple[int, ...] | None
+    rows: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,13 +141,32 @@ def check_names(file: Path, wanted: Iterable[Wanted]) -> None:
             )
 
 
-def count_rows(file: Path) -> int:
-    """Returns the number of rows, exact for Parquet and a guess for CSV."""
-    if file.name.endswith(_PARQUET):
-        with _one_line_errors(file):
-            return int(pq.read_metadata(file).num_rows)
-    size = file.stat().st_size
-    return (size * (8 if file.name.endswith(".gz") else 1)) // _BYTES_PER_ROW
+def pieces(file: Path, rows: int) -> list[Piece]:
+    """Divides a file into pieces.
+
+    Args:
+        file: Parquet or CSV.
+        rows: a piece ends with the row group that brings it to as many. A CSV, whose
+            rows begin nobody knows where, is one piece.
+
+    Returns:
+        The pieces, together the whole file.
+    """
+    if not file.name.endswith(_PARQUET):
+        size = file.stat().st_size * (8 if file.name.endswith(".gz") else 1)
+        return [Piece(file, None, size // _BYTES_PER_ROW)]
+    with _one_line_errors(file):
+        metadata = pq.read_metadata(file)
+        groups = range(metadata.num_row_groups)
+        lengths = [metadata.row_group(group).num_rows for group in groups]
+    made: list[Piece] = []
+    first = total = 0
+    for group, length in enumerate(lengths):
+        total += length
+        if total >= rows or group == len(lengths) - 1:
+            made.append(Piece(file, tuple(groups[first : group + 1]), total))
+            first, total = group + 1, 0
+    return made
 
 
 def read_rows(
@@ -153,11 +187,31 @@ def read_rows(
         TypeError: a column has another type than declared.
         ValueError: a cell cannot be read, or the file is damaged.
     """
+    for chunk in read_chunks(Piece(file, None, 0), wanted, chunk_rows):
+        yield typed(chunk, wanted, separator, file)
+
+
+def read_chunks(
+    piece: Piece, wanted: list[Wanted], chunk_rows: int
+) -> Iterator[pa.Table]:
+    """Yields rows with the wanted columns as the file has them.
+
+    Args:
+        piece: what to read; all of a Parquet file where it names no row groups.
+        wanted: the columns.
+        chunk_rows: rows read at once.
+
+    Yields:
+        Tables of at least one row.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     sources = sorted({item.source for item in wanted})
-    with _one_line_errors(file):
-        for chunk in _chunks(file, sources, chunk_rows):
+    with _one_line_errors(piece.file):
+        for chunk in _chunks(piece, sources, chunk_rows):
             if len(chunk):
-                yield typed(chunk, wanted, separator, file)
+                yield chunk
 
 
 def typed(
@@ -169,9 +223,7 @@ def typed(
     dropped = np.zeros(len(table), np.int8)
     for item in wanted:
         where = f"{file}: column {item.source!r}"
-        array = table.column(item.source).combine_chunks()
-        if isinstance(array, pa.ChunkedArray):  # a type of several buffers
-            array = pa.concat_arrays(array.chunks)
+        array = one_array(table.column(item.source))
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
         array, bad = _column(array, item, separator, text, where)
@@ -183,13 +235,23 @@ def typed(
     return pa.table(columns)
 
 
-def _chunks(file: Path, sources: list[str], chunk_rows: int) -> Iterator[pa.Table]:
-    if file.name.endswith(_PARQUET):
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(chunk_rows, columns=sources):
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """Returns a column in one piece."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # a type of several buffers
+        array = pa.concat_arrays(array.chunks)
+    return array
+
+
+def _chunks(piece: Piece, sources: list[str], chunk_rows: int) -> Iterator[pa.Table]:
+    if piece.file.name.endswith(_PARQUET):
+        with pq.ParquetFile(piece.file) as parquet:
+            for batch in parquet.iter_batches(
+                chunk_rows, row_groups=piece.row_groups, columns=sources
+            ):
                 yield pa.Table.from_batches([batch])
         return
-    with _open_csv(file, sources, chunk_rows) as reader:
+    with _open_csv(piece.file, sources, chunk_rows) as reader:
         for batch in reader:
             yield pa.Table.from_batches([batch])
 

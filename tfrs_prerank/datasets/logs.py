@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from tfrs_prerank import __version__
 from tfrs_prerank.datasets import _log_lists as lists
 from tfrs_prerank.datasets import _log_rows as rows
+from tfrs_prerank.datasets import _log_steps as steps
+from tfrs_prerank.datasets import _log_work as work
 from tfrs_prerank.datasets._log_rows import DROPPED, REASONS, Wanted
+from tfrs_prerank.datasets._log_steps import Log
 from tfrs_prerank.datasets._records import (
     OUT_OF_SCENE,
     optional_columns,
@@ -26,7 +28,7 @@ from tfrs_prerank.datasets.log_config import ID_COLUMN
 from tfrs_prerank.datasets.log_config import LogColumns as LogColumns
 from tfrs_prerank.datasets.log_config import LogsConfig as LogsConfig
 from tfrs_prerank.datasets.prepared import check_is_new, prepare
-from tfrs_prerank.declaration import ConfigurationError, nearest
+from tfrs_prerank.declaration import ConfigurationError, nearest, to_mapping
 from tfrs_prerank.features.declarations import Numeric
 from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.schema import Column, Schema
@@ -34,7 +36,6 @@ from tfrs_prerank.progress import track
 from tfrs_prerank.sampling import DocumentLog, Mixture, Sampler
 from tfrs_prerank.sampling.sampler import check
 
-_ROWS_OF_A_PART = 500_000
 _END = np.iinfo(np.int64).max
 
 
@@ -97,12 +98,19 @@ def convert(
 ) -> ConvertReport:
     r"""Makes a prepared directory out of a log and a documents file.
 
-    The log is read in chunks and dealt out to temporary files by the request's id, of
-    at most 1,000,000 rows unless a single request has more. Memory holds one of these
-    files, the documents table, the values that vocabularies are made of and one number
-    for each request, however long the log is. The temporary files take the room of the
-    log's columns, uncompressed, beside the output. Requests and lists come out the same
-    in whatever order the rows are.
+    The log is read in chunks, by up to four threads, and dealt out to temporary files
+    by the request's id; each part of at most 1,000,000 rows, unless a single request
+    has more, is then made lists of. Memory holds a chunk or a part for each thread, the
+    documents table, the values that vocabularies and statistics are made of and one
+    number for each request, however long the log is. Requests come by time and id,
+    whatever the order of the rows, the chunks, the threads or the parts.
+
+    The temporary files, in `.tmp-<output>-log` beside the output, take the room of the
+    log's columns, uncompressed, where what a request's rows have in common counts once
+    for each chunk. They are removed in the end, also after an error. When the process
+    is killed or interrupted they stay, and the same call goes on with what they hold: a
+    Parquet log after the last piece of some 500,000 rows, a CSV after the last file. If
+    the configuration, the schema or a file is another one, it warns and starts anew.
 
     An empty cell means: an absent label, weight or teacher; a missing id (`""` or -1)
     or list; the sentinel of `Numeric(missing=...)`; the zero vector of a `Dense`. A
@@ -116,13 +124,13 @@ def convert(
         schema: the features and tasks; static document columns come from the documents
             file, all others from the log. Other columns of the files are ignored.
         output: the folder to make; see `prepared`.
-        chunk_rows: rows read at once; of a CSV, as many times 200 bytes.
+        chunk_rows: rows that a thread reads at once; of a CSV, as many times 200 bytes.
 
     Returns:
         The counts, which are also in the folder's `report.json`.
 
     Raises:
-        FileExistsError: the folder exists.
+        FileExistsError: the folder exists, or another process is making it.
         FileNotFoundError: there are no such files.
         ConfigurationError: a column is mapped that the schema does not have, or the
             mixture does not fit the schema.
@@ -161,39 +169,29 @@ def convert(
     if mixture is not None:
         check(mixture, schema)
     files = rows.find_files(config.requests, "requests")
-    wanted = _wanted(config.columns, schema, rows.names_in(files[0]))
+    wanted = _wanted(config.columns, schema, _names_in(files))
     if mixture is not None and mixture.hard is not None:
         wanted.append(_rank(config.columns))
     for file in files:
         rows.check_names(file, wanted)
     documents = _documents(config, schema, chunk_rows)
     columns = {item.column.name: item.column for item in wanted}
-    columns["doc_ids"] = columns.pop("doc_id")
+    log = Log(tuple(files), wanted, config.separator, documents, config.min_documents)
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".tmp-{output.name}-", dir=output.parent
-    ) as folder:
-        counts = lists.Counts()
-        expected = sum(rows.count_rows(file) for file in files)
-        chunks = _chunks(files, wanted, config.separator, chunk_rows, documents)
-        paths = lists.deal_out(
-            track(chunks, "reading the log", -(-expected // chunk_rows)),
-            Path(folder),
-            counts,
-            expected=expected,
-            rows=_ROWS_OF_A_PART,
-        )
-        times = [
-            lists.group(path, columns, config.min_documents, counts)
-            for path in track(paths, "grouping requests")
-        ]
+    with work.folder(output, _origin(config, schema, files)) as folder:
+        counts, made = steps.make_lists(log, folder, chunk_rows)
+        times = [np.zeros(0, np.int64), *map(lists.times, made)]
         report, (validation, test) = _report(
-            config, counts, np.sort(np.concatenate([np.zeros(0, np.int64), *times])),
-            len(documents),
-        )  # fmt: skip
-        written = {name: c for name, c in columns.items() if name != lists.RANK}
-        span = lists.Requests(tuple(paths), written, np.iinfo(np.int64).min, _END)
+            config, counts, np.sort(np.concatenate(times)), len(documents)
+        )
+        span = lists.Requests(
+            tuple(made),
+            {name: c for name, c in columns.items() if name != lists.RANK},
+            documents.ids,
+            np.iinfo(np.int64).min,
+            _END,
+        )
         details = dataclasses.asdict(report)
 
         def add(samples: lists.Samples) -> None:
@@ -216,6 +214,28 @@ def convert(
             shards=config.shards,
         )
     return ConvertReport(**details)
+
+
+def _names_in(files: list[Path]) -> list[str]:
+    """Returns the names of columns that any of the files has."""
+    return sorted({name for file in files for name in rows.names_in(file)})
+
+
+def _origin(config: LogsConfig, schema: Schema, files: list[Path]) -> dict[str, Any]:
+    """Says what intermediate files depend on."""
+    documents = rows.find_files(config.documents, "documents")
+
+    def state(file: Path) -> list[Any]:
+        found = file.stat()
+        return [str(file.resolve()), found.st_size, found.st_mtime_ns]
+
+    return {
+        "version of the package": __version__,
+        "configuration": to_mapping(config),
+        "schema": schema.to_mapping(),
+        "log files": [state(file) for file in files],
+        "documents": [state(file) for file in documents],
+    }
 
 
 def _check_mapping(columns: LogColumns, schema: Schema) -> None:
@@ -246,7 +266,7 @@ def _wanted(columns: LogColumns, schema: Schema, there: list[str]) -> list[Wante
     required = required_columns(schema)
     optional = optional_columns(schema)
     wanted = [
-        Wanted(Column("doc_id", schema.doc_id, None, "doc"), columns.doc_id, "doc_id")
+        Wanted(Column("doc_ids", schema.doc_id, None, "doc"), columns.doc_id, "doc_id")
     ]
     known = {**required, **optional}
     for name in ("request_id", "time"):
@@ -327,24 +347,6 @@ def _documents(config: LogsConfig, schema: Schema, chunk_rows: int) -> DocumentT
     if not tables:
         raise ValueError(f"{config.documents} holds no documents; give at least one")
     return from_arrow(pa.concat_tables(tables), config.documents)
-
-
-def _chunks(
-    files: list[Path],
-    wanted: list[Wanted],
-    separator: str,
-    chunk_rows: int,
-    documents: DocumentTable,
-) -> Iterator[pa.Table]:
-    known = pa.array(documents.ids)
-    code = REASONS.index("unknown_document")
-    for file in files:
-        for chunk in rows.read_rows(file, wanted, separator, chunk_rows):
-            unknown = ~pc.is_in(chunk.column("doc_id"), value_set=known).to_numpy()
-            dropped = np.array(chunk.column(DROPPED).to_numpy())
-            dropped[unknown & ((dropped == 0) | (dropped > code))] = code
-            place = chunk.column_names.index(DROPPED)
-            yield chunk.set_column(place, DROPPED, pa.array(dropped))
 
 
 def _with_samples(report: ConvertReport, samples: lists.Samples) -> ConvertReport:

@@ -488,7 +488,7 @@ def _encode(columns: Mapping[str, Values]) -> bytes:
             feature[name].int64_list.value.extend(flat.tolist())
         if lengths is not None:
             feature[f"{name}/lengths"].int64_list.value.extend(lengths.tolist())
-    serialized: bytes = example.SerializeToString()
+    serialized: bytes = example.SerializeToString(deterministic=True)
     return serialized
 
 
