@@ -19,6 +19,7 @@ was interrupted goes on after the last one.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 import statistics
 import tempfile
@@ -158,7 +159,8 @@ def main() -> None:
     for seed in given.seeds:
         for name, run in _of_seed(setting, seed, runs, code, given):
             found.setdefault(name, []).append(run)
-    measuring.report("funnel", given, {"bias": _table(found)})
+    tables = {"bias": _table(found), "targets": _targets(found)}
+    measuring.report("funnel", given, tables)
 
 
 def _of_seed(
@@ -204,6 +206,27 @@ def _table(found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
         | {measure: _mean(runs, measure) for measure in MEASURED}
         for name, runs in found.items()
     ]
+
+
+def _targets(found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    """Compares the mean gains of HR@100,10 with what they should be."""
+    mean = {
+        name: statistics.fmean(run["ranker_hit_rate"] for run in found[name])
+        for name in VARIANTS
+    }
+    steps = list(VARIANTS)[:4]
+    rows = [
+        measuring.target(
+            "all stages, above exposed alone",
+            mean[steps[3]] - mean[steps[0]],
+            0.05,
+            False,
+        )
+    ]
+    for before, after in itertools.pairwise(steps):
+        gain = mean[after] - mean[before]
+        rows.append(measuring.target(f"{after}, above {before}", gain, 0.0, False))
+    return rows
 
 
 def _mean(runs: list[dict[str, float]], measure: str) -> str:
