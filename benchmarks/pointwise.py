@@ -46,7 +46,7 @@ class SingleTower(tfrs.Model):
         features = schema.owned_by("query")
         tables = make_tables(schema)
         self.columns = list(schema.columns("query"))
-        self.tower = TowerModel(tower, features, tables, 1, 1, "single_tower")
+        self.tower = TowerModel(tower, features, tables, [TASK], 1, "single_tower")
 
     def call(self, batch: Batch, training: bool = False) -> tf.Tensor:
         """Returns logits `[B]`."""

@@ -31,7 +31,8 @@ def run_layer_test(
             arrays; axis 0 of every array is the batch. They and seeded weights are
             the point where gradients are checked: away from kinks and ties.
         weight_shapes: shapes of the weights, in order of creation.
-        output_shape: shape of the output for `inputs`.
+        output_shape: shape of the output for `inputs`; of a dict of outputs, of all
+            joined along the last axis.
         directory: an empty directory to save in.
         names: what to save as; the ending decides on the format.
         mixed_tolerance: how far mixed precision may be from float32.
@@ -40,13 +41,13 @@ def run_layer_test(
     _check_config(layer_class, init_kwargs)
     layer = layer_class(**init_kwargs)
     assert layer.weights == [], "weights before build"
-    expected = layer(*inputs)
+    layer(*inputs)
     assert [tuple(w.shape) for w in layer.weights] == list(weight_shapes)
     assert len({w.name for w in layer.weights}) == len(layer.weights)
     # Zeros hide what a zero-initialised weight does.
     rng = np.random.default_rng(2)
     layer.set_weights([rng.normal(0, 0.5, w.shape) for w in layer.weights])
-    expected = layer(*inputs)
+    expected = _joined(layer(*inputs))
     assert len(layer.weights) == len(weight_shapes), "weights after build"
     assert tuple(expected.shape) == output_shape
     assert expected.dtype == tf.float32
@@ -54,7 +55,7 @@ def run_layer_test(
     assert np.any(expected)
 
     constants = tf.nest.map_structure(tf.constant, list(inputs))
-    compiled = tf.function(layer, jit_compile=True)(*constants)
+    compiled = _joined(tf.function(layer, jit_compile=True)(*constants))
     np.testing.assert_allclose(compiled, expected, rtol=1e-5, atol=1e-6)
     _check_mixed_precision(layer, inputs, expected, mixed_tolerance)
     _check_gradients(layer, inputs, expected)
@@ -63,13 +64,18 @@ def run_layer_test(
         lambda x: tf.keras.Input(x.shape[1:], dtype=x.dtype), list(inputs)
     )
     model = tf.keras.Model(tf.nest.flatten(symbolic), layer(*symbolic))
-    assert model.output_shape == (None, *output_shape[1:])
+    assert _joined(model.output).shape == (None, *output_shape[1:])
     arrays = tf.nest.flatten(list(inputs))
-    np.testing.assert_allclose(model(arrays), expected, rtol=1e-5, atol=1e-6)
-    first_row = model([x[:1] for x in arrays])  # another batch size
+    np.testing.assert_allclose(_joined(model(arrays)), expected, rtol=1e-5, atol=1e-6)
+    first_row = _joined(model([x[:1] for x in arrays]))  # another batch size
     np.testing.assert_allclose(first_row, expected[:1], rtol=1e-4, atol=1e-5)
     _check_saving(model, layer_class, arrays, [directory / name for name in names])
-    _check_fit(model, arrays, expected)
+    _check_fit(model, arrays)
+
+
+def _joined(outputs: Any) -> tf.Tensor:
+    """Joins what a layer returns, a tensor or a dict of them, along the last axis."""
+    return tf.concat(tf.nest.flatten(outputs), axis=-1)
 
 
 def _check_config(
@@ -98,7 +104,7 @@ def _check_mixed_precision(
         mixed = type(layer).from_config(config)
         mixed(*inputs)
         mixed.set_weights(layer.get_weights())
-        output = mixed(*inputs)
+        output = _joined(mixed(*inputs))
         assert output.dtype == tf.keras.mixed_precision.Policy(policy).compute_dtype
         assert all(w.dtype == tf.float32 for w in mixed.weights)
         np.testing.assert_allclose(
@@ -129,7 +135,7 @@ def _check_gradients(
 
     def call() -> tf.Tensor:
         tensors = [tf.convert_to_tensor(point) for point in points]
-        return double(*tf.nest.pack_sequence_as(list(inputs), tensors))
+        return _joined(double(*tf.nest.pack_sequence_as(list(inputs), tensors)))
 
     call()
     double.set_weights(layer.get_weights())
@@ -181,21 +187,21 @@ def _check_saving(
     inputs: list[np.ndarray],
     paths: Sequence[Path],
 ) -> None:
-    expected = model(inputs)
+    expected = _joined(model(inputs))
     for path in paths:
         model.save(path)
         assert path.is_file() or (path / "saved_model.pb").is_file()
         restored = tf.keras.models.load_model(path)
         assert isinstance(restored.layers[-1], layer_class), path
-        np.testing.assert_allclose(restored(inputs), expected, rtol=1e-5, atol=1e-6)
+        output = _joined(restored(inputs))
+        np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
 
 
-def _check_fit(
-    model: tf.keras.Model, inputs: list[np.ndarray], output: tf.Tensor
-) -> None:
+def _check_fit(model: tf.keras.Model, inputs: list[np.ndarray]) -> None:
     before = model.get_weights()
     model.compile("adam", "mse")
-    history = model.fit(inputs, output + 1.0, epochs=1, verbose=0)
+    targets = tf.nest.map_structure(lambda output: output + 1.0, model(inputs))
+    history = model.fit(inputs, targets, epochs=1, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
     after = model.get_weights()
     assert all(np.isfinite(w).all() for w in after)

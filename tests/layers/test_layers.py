@@ -166,6 +166,47 @@ CASES: dict[str, list[tuple[dict[str, Any], list[np.ndarray], list, tuple]]] = {
         ({}, _FIELDS, [(6, 6), (6,)], (3, 6, 4)),
         ({}, [_FIELDS[0][:, np.newaxis]], [(6, 6), (6,)], (3, 1, 6, 4)),
     ],
+    "MMoE": [
+        (
+            {"tasks": ["click", "buy"], "experts": 3, "units": [4, 2]},
+            _ROWS,
+            [(6, 12), (3, 4), (3, 4, 2), (3, 2), (6, 6)],
+            (3, 4),
+        ),
+        (
+            {"tasks": ["click"], "experts": 2, "units": [5], "activation": "tanh"},
+            [_DOCS],
+            [(5, 10), (2, 5), (5, 2)],
+            (3, 4, 5),
+        ),
+    ],
+    "PLE": [
+        (
+            {
+                "tasks": ["click", "click_buy"],
+                "shared": 1,
+                "own": 2,
+                "levels": 2,
+                "units": [4, 3],
+                "activation": "tanh",
+            },
+            _ROWS,
+            [
+                # The branches of both tasks and the shared one, which sees 5 experts.
+                *[(6, 8), (2, 4), (2, 4, 3), (2, 3), (6, 3)] * 2,
+                *[(6, 4), (1, 4), (1, 4, 3), (1, 3), (6, 5)],
+                *[(3, 8), (2, 4), (2, 4, 3), (2, 3), (3, 3)] * 2,
+                *[(3, 4), (1, 4), (1, 4, 3), (1, 3)],  # no gate at the last level
+            ],
+            (3, 6),
+        ),
+        (
+            {"tasks": ["buy"], "shared": 2, "own": 1, "levels": 1, "units": [4]},
+            [_DOCS],
+            [(5, 4), (1, 4), (5, 3), (5, 8), (2, 4)],
+            (3, 4, 4),
+        ),
+    ],
     "SENet": [
         ({}, _FIELDS, [(6, 2), (2, 6)], (3, 6, 4)),
         (

@@ -1,4 +1,4 @@
-"""How much the gates let fields count, over a dataset."""
+"""How much gates let fields and experts count, over a dataset."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfrs_prerank import Categorical, Numeric, PreRanker, Schema, Task, Tower
 from tfrs_prerank.declaration import ConfigurationError
-from tfrs_prerank.towers import Gate
+from tfrs_prerank.towers import Experts, Gate
 
 SCHEMA = Schema(
     [
@@ -47,9 +47,40 @@ def test_means_are_over_real_documents_of_all_batches() -> None:
     np.testing.assert_allclose(weights["doc"]["b"], 1 - expected, rtol=1e-6)
 
 
+def test_mean_gates_of_experts_by_task_and_by_level() -> None:
+    model = PreRanker(
+        Schema(SCHEMA.features, [Task("click"), Task("buy")]),
+        Tower(experts="ple"),
+        Tower(units=(), experts=Experts("mmoe", count=2)),
+    )
+    tower = model.network.doc_tower
+    tower.fields.encoders["a"].kernel.assign(tf.eye(1, 16)[0])
+    # The first number of the fields is a: click's logits are a and 0.
+    logits = np.zeros([32, 4])
+    logits[0, 0] = 1
+    tower.experts.gate.assign(logits)
+    batches = [
+        batch([[0.0, 9.0], [1.0, 2.0]], [[True, False], [True, True]]),
+        batch([[3.0]], [[True]]),
+    ]
+    gates = model.expert_gates(batches)
+    expected = np.mean(1 / (1 + np.exp(-np.array([0.0, 1.0, 2.0, 3.0]))))
+    np.testing.assert_allclose(
+        gates["doc"]["click"], [expected, 1 - expected], rtol=1e-6
+    )
+    np.testing.assert_allclose(gates["doc"]["buy"], [0.5, 0.5], rtol=1e-6)
+    first, last = gates["query"]
+    assert first.tasks["click"].shape == (2,)
+    assert first.shared.shape == (3,)
+    assert last.shared is None
+    np.testing.assert_allclose(first.shared.sum(), 1, rtol=1e-6)
+
+
 def test_errors() -> None:
     with pytest.raises(ConfigurationError, match="no tower has a gate"):
         PreRanker(SCHEMA).field_weights([])
+    with pytest.raises(ConfigurationError, match="no tower has experts"):
+        PreRanker(SCHEMA).expert_gates([])
     gated = PreRanker(SCHEMA, doc_tower=Tower(gate="light_se"))
     with pytest.raises(ValueError, match="the dataset has no documents"):
         gated.field_weights([])

@@ -26,6 +26,7 @@ SCHEMA = Schema(
     ],
     [Task("click")],
 )
+TASKS = ("click", "buy", "share")
 SENET = Gate("senet", reduction=2)
 # One row with a = 1 and b = 2, whose fields are (1, 1) and (2, -2).
 COLUMNS = {"a": tf.constant([1.0]), "b": tf.constant([2.0])}
@@ -34,7 +35,9 @@ COLUMNS = {"a": tf.constant([1.0]), "b": tf.constant([2.0])}
 def tower_model(tasks: int = 1, size: int = 1, **declared: Any) -> TowerModel:
     """Makes a tower over the fields (a, a) and (b, -b)."""
     tower = Tower(dimension=2, **declared)
-    model = TowerModel(tower, [A, B], make_tables(SCHEMA), tasks, size, "doc_tower")
+    model = TowerModel(
+        tower, [A, B], make_tables(SCHEMA), TASKS[:tasks], size, "doc_tower"
+    )
     model(COLUMNS)  # builds it
     model.fields.encoders["a"].kernel.assign([1, 1])
     model.fields.encoders["b"].kernel.assign([1, -1])
@@ -207,7 +210,7 @@ def test_a_tower_reads_the_features_of_one_owner():
         ([], "none"),
     ):
         with pytest.raises(ValueError) as error:
-            TowerModel(Tower(), features, tables, 1, 1, "doc_tower")
+            TowerModel(Tower(), features, tables, ["click"], 1, "doc_tower")
         assert str(error.value) == (
             "doc_tower reads the features of one owner, at least one. "
             f"Received: {received}"

@@ -92,9 +92,20 @@ def check_feature_crossing(notebook: nbformat.NotebookNode) -> None:
     assert 0 < numbers["plain NDCG@10"] < 1
 
 
+def check_samples_and_bias(notebook: nbformat.NotebookNode) -> None:
+    numbers = key_numbers(notebook)
+    assert numbers["truth best"] == 1.0
+    assert numbers["random best"] == pytest.approx(40 / 120, abs=1e-4)
+    assert numbers["exposed best"] > numbers["random best"] + 0.05
+    # Popularity alone gives the exposure to the fewest, the truth to the most.
+    assert numbers["truth Gini"] < numbers["exposed Gini"]
+    assert numbers["exposed Gini"] < numbers["clicks so far Gini"]
+
+
 CHECKS = {
     "01_quickstart": check_quickstart,
     "02_feature_crossing": check_feature_crossing,
+    "03_samples_and_bias": check_samples_and_bias,
 }
 """What a notebook must show when it runs on little data, by its name."""
 

@@ -1,4 +1,4 @@
-"""Keras layers for towers: field gates, feature crosses and attention."""
+"""Keras layers for towers: field gates, feature crosses, attention and experts."""
 
 from tfrs_prerank.layers.additive_attention import (
     AdditiveAttention as AdditiveAttention,
@@ -20,6 +20,8 @@ from tfrs_prerank.layers.fibinet import FiBiNet as FiBiNet
 from tfrs_prerank.layers.late_interaction import LateInteraction as LateInteraction
 from tfrs_prerank.layers.light_se import LightSE as LightSE
 from tfrs_prerank.layers.max_sim import MaxSim as MaxSim
+from tfrs_prerank.layers.mmoe import MMoE as MMoE
+from tfrs_prerank.layers.ple import PLE as PLE
 from tfrs_prerank.layers.senet import SENet as SENet
 from tfrs_prerank.layers.senet_plus import SENetPlus as SENetPlus
 from tfrs_prerank.layers.target_attention import TargetAttention as TargetAttention
@@ -27,6 +29,7 @@ from tfrs_prerank.layers.zero_attention import ZeroAttention as ZeroAttention
 
 __all__ = [
     "CIN",
+    "PLE",
     "AdditiveAttention",
     "BehaviorTransformer",
     "BilinearInteraction",
@@ -37,6 +40,7 @@ __all__ = [
     "FiBiNet",
     "LateInteraction",
     "LightSE",
+    "MMoE",
     "MaxSim",
     "SENet",
     "SENetPlus",

@@ -73,9 +73,12 @@ def _path(tower: Tower, count: int, size: str) -> list[str]:
     start = f"{count} × {tower.dimension}"
     gate: Any = tower.gate
     interaction: Any = tower.interaction
+    experts: Any = tower.experts
     if gate is not None:
         start += f" ── {_with_options(gate)}"
     end = f"── linear ── {size}"
+    if experts is not None:
+        end = f"── {_with_options(experts)} {end}"
     parts = []
     if interaction is not None:
         parts.append(_with_options(interaction))
@@ -89,10 +92,11 @@ def _path(tower: Tower, count: int, size: str) -> list[str]:
 
 
 def _with_options(part: Any) -> str:
-    """Writes a gate or interaction with the options that are set."""
+    """Writes a gate, an interaction or experts with the options that are set."""
     options = {n: v for n, v in part.options().items() if v is not None}
     defaults = type(part)(part.kind).options()
-    first = ("depth", "units")  # what says how large it is, always
+    # What says how large it is, always.
+    first = ("depth", "units", "count", "shared", "own", "levels")
     shown = [
         f"{name}={value}"
         for name, value in options.items()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -49,14 +50,15 @@ class Network(tf.keras.layers.Layer):
         self.schema = schema
         self.distinct_documents = distinct_documents
         self.tables = make_tables(schema)
-        tasks = len(schema.tasks)
-        self.query_tower = self._tower(query_tower, "query", tasks, query_tower.output)
-        self.doc_tower = self._tower(doc_tower, "doc", tasks, doc_tower.output)
+        names, tasks = schema.task_names, len(schema.tasks)
+        self.query_tower = self._tower(query_tower, "query", names, query_tower.output)
+        self.doc_tower = self._tower(doc_tower, "doc", names, doc_tower.output)
         self.cross_tower: TowerModel | None = None
         if cross_tower is not None:
+            # The network of the scorer reads one vector, whatever the tasks.
             joins = scorer.cross == "concat"
-            sizes = (1, cross_tower.output) if joins else (tasks, 1)
-            self.cross_tower = self._tower(cross_tower, "cross", *sizes)
+            made = (("cross",), cross_tower.output) if joins else (names, 1)
+            self.cross_tower = self._tower(cross_tower, "cross", *made)
         self.bias_model = (
             BiasModel(schema.training_only, self.tables, tasks)
             if schema.training_only
@@ -194,6 +196,31 @@ class Network(tf.keras.layers.Layer):
         tower = getattr(self, f"{side}_tower")
         if tower is None or tower.gate is None:
             return None
+        return tower.field_weights(self._tower_columns(batch, side))
+
+    def expert_gates(self, batch: Mapping[str, tf.Tensor], side: str) -> Any:
+        """Returns how much a tower's experts count for each task.
+
+        Args:
+            batch: a batch.
+            side: `"query"`, `"doc"` or `"cross"`.
+
+        Returns:
+            Gates `[rows, experts]`, a row for each request or real document, by task
+            (`layers.MMoE.gates`) or by level (`layers.PLE.gates`); None for a tower
+            without experts.
+        """
+        tower = getattr(self, f"{side}_tower")
+        if tower is None or tower.experts is None:
+            return None
+        return tower.expert_gates(self._tower_columns(batch, side))
+
+    # Columns of a batch.
+
+    def _tower_columns(
+        self, batch: Mapping[str, tf.Tensor], side: str
+    ) -> dict[str, tf.Tensor]:
+        """Returns what a tower reads, of requests or of real documents."""
         columns = self._columns(batch, side)
         if side == "cross":
             query, doc = self._columns(batch, "query"), self._columns(batch, "doc")
@@ -203,9 +230,7 @@ class Network(tf.keras.layers.Layer):
             columns = _pack(columns, index)
         if side != "cross":
             columns = {**columns, **own_matches(self.schema, columns, side)}
-        return tower.field_weights(columns)
-
-    # Columns of a batch.
+        return columns
 
     def _encoded(
         self, side: str, columns: Mapping[str, tf.Tensor], training: bool
@@ -225,7 +250,9 @@ class Network(tf.keras.layers.Layer):
             self.cross_tower.size if joins else None,  # type: ignore[union-attr]
         )
 
-    def _tower(self, tower: Tower, owner: str, tasks: int, size: int) -> TowerModel:
+    def _tower(
+        self, tower: Tower, owner: str, tasks: Sequence[str], size: int
+    ) -> TowerModel:
         features = self.schema.owned_by(owner)
         return TowerModel(tower, features, self.tables, tasks, size, f"{owner}_tower")
 

@@ -18,6 +18,7 @@ from tfrs_prerank.models.config import ModelConfig
 from tfrs_prerank.models.drawing import draw
 from tfrs_prerank.models.epochs import EpochCounter, dataset_of_epochs, leave_out
 from tfrs_prerank.models.network import Network
+from tfrs_prerank.models.row_means import row_means
 from tfrs_prerank.objectives.objective import Objective, make_objective
 from tfrs_prerank.objectives.terms import Forward, term_sums
 from tfrs_prerank.optimizers import LazyAdam
@@ -292,38 +293,52 @@ class PreRanker(tfrs.Model):
             ConfigurationError: no tower has a gate.
             ValueError: the dataset is empty.
         """
-        network = self.network
-        towers = {
-            side: getattr(network, f"{side}_tower")
-            for side in ("query", "doc", "cross")
-        }
-        sides = [s for s, tower in towers.items() if tower is not None and tower.gate]
+        sides = self._towers_with("gate")
         if not sides:
             raise ConfigurationError(
                 "field_weights: no tower has a gate; declare Tower(gate='senet')"
             )
-
-        @tf.function(reduce_retracing=True, autograph=False)
-        def weights_of(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            return {side: network.field_weights(batch, side) for side in sides}
-
-        sums: dict[str, Any] = dict.fromkeys(sides, 0.0)
-        rows = dict.fromkeys(sides, 0)
-        for batch in dataset:
-            for side, weights in weights_of(batch).items():
-                sums[side] = sums[side] + weights.numpy().astype("float64").sum(axis=0)
-                rows[side] += len(weights)
-        if not all(rows.values()):
-            raise ValueError("field_weights: the dataset has no documents")
+        means = row_means(self.network.field_weights, list(sides), dataset)
         return {
-            side: dict(
-                zip(
-                    towers[side].fields.field_names,
-                    (sums[side] / rows[side]).tolist(),
-                    strict=True,
-                )
+            side: dict(zip(tower.fields.field_names, means[side].tolist(), strict=True))
+            for side, tower in sides.items()
+        }
+
+    def expert_gates(
+        self, dataset: Iterable[Mapping[str, tf.Tensor]]
+    ) -> dict[str, Any]:
+        """Tells how much the towers' experts count for each task.
+
+        The mean gates over all requests (query tower) or real documents (doc and cross
+        tower) of a dataset, each adding up to 1.
+
+        Args:
+            dataset: batches.
+
+        Returns:
+            `{"query": gates, ...}`, with towers that have experts only: by task, as of
+            `layers.MMoE.gates`, or by level, as of `layers.PLE.gates`, with an array of
+            as many numbers as there are experts for each gate.
+
+        Raises:
+            ConfigurationError: no tower has experts.
+            ValueError: the dataset is empty.
+        """
+        sides = self._towers_with("experts")
+        if not sides:
+            raise ConfigurationError(
+                "expert_gates: no tower has experts; declare Tower(experts='mmoe')"
             )
-            for side in sides
+        return row_means(self.network.expert_gates, list(sides), dataset)
+
+    def _towers_with(self, part: str) -> dict[str, Any]:
+        """Returns the towers that have a part, by side."""
+        sides = ("query", "doc", "cross")
+        towers = {side: getattr(self.network, f"{side}_tower") for side in sides}
+        return {
+            side: tower
+            for side, tower in towers.items()
+            if tower is not None and getattr(tower, part) is not None
         }
 
     def save(

@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tfrs_prerank.towers.experts import Experts as Experts
 from tfrs_prerank.towers.gate import Gate as Gate
 from tfrs_prerank.towers.interaction import Interaction as Interaction
 from tfrs_prerank.towers.tower import Tower as Tower
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from tfrs_prerank.towers.tower_model import BiasModel as BiasModel
     from tfrs_prerank.towers.tower_model import TowerModel as TowerModel
 
-__all__ = ["BiasModel", "Gate", "Interaction", "Tower", "TowerModel"]
+__all__ = ["BiasModel", "Experts", "Gate", "Interaction", "Tower", "TowerModel"]
 
 
 def __getattr__(name: str) -> Any:

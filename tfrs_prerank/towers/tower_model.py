@@ -1,9 +1,9 @@
-"""Towers as Keras models: features, a gate, an interaction and an MLP make vectors."""
+"""Towers as Keras models: features, gate, interaction, MLP and experts make vectors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -13,6 +13,7 @@ from tfrs_prerank import layers
 from tfrs_prerank.features.encoders import EmbeddingTable, FieldEncoder
 from tfrs_prerank.layers._batch_normalization import RowBatchNormalization
 from tfrs_prerank.towers.encoded import Encoded
+from tfrs_prerank.towers.experts import Experts
 from tfrs_prerank.towers.gate import Gate
 from tfrs_prerank.towers.interaction import Interaction
 from tfrs_prerank.towers.tower import Tower
@@ -27,7 +28,7 @@ class TowerModel(tfrs.Model):
         tower: the declaration.
         features: the features that it reads.
         tables: embedding tables by feature name.
-        tasks: number of tasks.
+        tasks: names of the tasks.
         size: numbers for each task: `tower.output`, or 1 for a logit.
         name: name of the model.
 
@@ -40,7 +41,7 @@ class TowerModel(tfrs.Model):
         tower: Tower,
         features: Iterable[Any],
         tables: Mapping[str, EmbeddingTable],
-        tasks: int,
+        tasks: Sequence[str],
         size: int,
         name: str,
     ) -> None:
@@ -54,20 +55,54 @@ class TowerModel(tfrs.Model):
         # Numbers must reach their encoders in the type they came in.
         super().__init__(name=name, autocast=False)
         self.tower = tower
-        self.tasks = tasks
+        self.tasks = tuple(tasks)
         self.size = size
         self.fields = FieldEncoder(features, tables, tower.dimension)
         gate: Any = tower.gate
         interaction: Any = tower.interaction
+        experts: Any = tower.experts
         self.gate = None if gate is None else gate_layer(gate)
         self.interaction = (
             None if interaction is None else interaction_layer(interaction)
         )
         self.mlp = MLP(tower) if tower.units else None
-        self.head = tf.keras.layers.Dense(tasks * size, name="head")
+        if experts is None:
+            self.experts = None
+            self.head = tf.keras.layers.Dense(len(self.tasks) * size, name="head")
+        else:
+            self.experts = experts_layer(experts, self.tasks, tower.activation)
+            self.head = TaskHeads(self.tasks, size)
 
     def call(self, columns: Mapping[str, tf.Tensor], training: bool = False) -> Encoded:
         """Encodes columns `[rows]` or `[rows, T]`; see `Encoded`."""
+        flat, hidden, steps = self._hidden(columns, training)
+        if self.experts is not None:
+            hidden = self.experts(hidden)
+        output = tf.cast(self.head(hidden), tf.float32)
+        return Encoded(
+            outputs=tf.reshape(output, [-1, len(self.tasks), self.size]),
+            fields=tf.cast(flat, tf.float32),
+            layers=tuple(tf.cast(step, tf.float32) for step in steps),
+        )
+
+    def field_weights(self, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns how much the gate lets each field count, float32 `[rows, F]`."""
+        assert self.gate is not None
+        return tf.cast(self.gate.field_weights(self.fields(columns)), tf.float32)
+
+    def expert_gates(self, columns: Mapping[str, tf.Tensor]) -> Any:
+        """Returns how much each expert counts, `[rows, experts]`.
+
+        By task, as of `layers.MMoE.gates`, or by level, as of `layers.PLE.gates`.
+        """
+        assert self.experts is not None
+        _, hidden, _ = self._hidden(columns, training=False)
+        return self.experts.gates(hidden)
+
+    def _hidden(
+        self, columns: Mapping[str, tf.Tensor], training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Returns the gated fields, flat, what the head or experts read, and steps."""
         fields = self.fields(columns, training=training)
         if self.gate is not None:
             fields = self.gate(fields)
@@ -83,18 +118,7 @@ class TowerModel(tfrs.Model):
         if self.mlp is not None:
             steps = self.mlp(hidden, training=training)
             parts.append(steps[-1])
-        hidden = tf.concat(parts or [hidden], axis=-1)
-        output = tf.cast(self.head(hidden), tf.float32)
-        return Encoded(
-            outputs=tf.reshape(output, [-1, self.tasks, self.size]),
-            fields=tf.cast(flat, tf.float32),
-            layers=tuple(tf.cast(step, tf.float32) for step in steps),
-        )
-
-    def field_weights(self, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Returns how much the gate lets each field count, float32 `[rows, F]`."""
-        assert self.gate is not None
-        return tf.cast(self.gate.field_weights(self.fields(columns)), tf.float32)
+        return flat, tf.concat(parts or [hidden], axis=-1), steps
 
 
 class BiasModel(tf.keras.layers.Layer):
@@ -169,6 +193,28 @@ class MLP(tf.keras.layers.Layer):
         return outputs
 
 
+class TaskHeads(tf.keras.layers.Layer):
+    """A linear layer for each task, over the task's own vector.
+
+    Args:
+        tasks: names of the tasks.
+        size: numbers for each task.
+    """
+
+    def __init__(self, tasks: Sequence[str], size: int) -> None:
+        super().__init__(name="heads", autocast=False)
+        self.tasks = tuple(tasks)
+        self.heads = [tf.keras.layers.Dense(size) for _ in tasks]
+
+    def call(self, vectors: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns `[rows, tasks * size]` from vectors `[rows, e]` by task."""
+        outputs = [
+            head(vectors[task])
+            for task, head in zip(self.tasks, self.heads, strict=True)
+        ]
+        return tf.concat(outputs, axis=-1)
+
+
 _GATES = {
     "senet": "SENet",
     "senet_plus": "SENetPlus",
@@ -202,6 +248,16 @@ def interaction_layer(interaction: Interaction) -> tf.keras.layers.Layer:
         options["units"] = options.pop("compressed")
         return layers.FiBiNet("plus", name=name, **options)
     return layers.FiBiNet("original", name=name, **options)
+
+
+def experts_layer(
+    experts: Experts, tasks: Sequence[str], activation: str
+) -> tf.keras.layers.Layer:
+    """Makes the layer of a tower's experts."""
+    options = {**experts.options(), "activation": activation, "name": "experts"}
+    if experts.kind == "mmoe":
+        return layers.MMoE(tasks, options.pop("count"), **options)
+    return layers.PLE(tasks, **options)
 
 
 def _flat(rows: tf.Tensor) -> tf.Tensor:
