@@ -38,13 +38,15 @@ def slow_means(model: tp.PreRanker, arrays: Arrays) -> dict[str, float]:
     by_scores = (arrays["label/like"], outputs["scores"].numpy(), mask)
     values, weights = metrics.batch(metrics.ndcg, *by_scores, 3)
     aucs, sizes = metrics.batch(metrics.auc, *of_click, mask)
+    of_documents = losses.sigmoid_cross_entropy(
+        *of_click, shown, arrays["weight/click"]
+    )
+    of_lists = losses.softmax_cross_entropy(*of_like, mask, arrays["weight/like"])
     expected = {
-        "click/sigmoid_cross_entropy/exposed+ranked": losses.sigmoid_cross_entropy(
-            *of_click, shown, arrays["weight/click"]
+        "click/sigmoid_cross_entropy/exposed+ranked": losses.mean_and_sum(
+            True, of_documents
         )[0],
-        "like/softmax_cross_entropy": losses.softmax_cross_entropy(
-            *of_like, mask, arrays["weight/like"]
-        )[0],
+        "like/softmax_cross_entropy": losses.mean_and_sum(False, of_lists)[0],
         "like/ndcg@3": (values * weights).sum() / weights.sum(),
         "click/gauc": (aucs * sizes).sum() / sizes.sum(),
     }
