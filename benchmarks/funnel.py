@@ -19,6 +19,7 @@ was interrupted goes on after the last one.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import shutil
 import statistics
@@ -52,7 +53,14 @@ CODE = (
     "tfrs_prerank.datasets.funnel",
     "tfrs_prerank.datasets._funnel_cascade",
     "tfrs_prerank.datasets._funnel_world",
+    "tfrs_prerank.datasets.logs",
+    "tfrs_prerank.sampling.sampler",
+    "tfrs_prerank.losses._listwise",
     "tfrs_prerank.models.prerank",
+    "tfrs_prerank.scorers.vector_scorer",
+    "tfrs_prerank.pipeline",
+    "tfrs_prerank.evaluation.measure",
+    "tfrs_prerank.metrics.ranker_hit_rate",
 )
 
 
@@ -154,7 +162,7 @@ def main() -> None:
     given = options.parse_args()
     setting = SMALL if given.small else FULL
     runs = given.results.with_name(f"{given.results.stem}_runs.jsonl")
-    code = kept_runs.digest(setting, kept_runs.modules(CODE))
+    code = _digest(setting)
     found: dict[str, list[dict[str, float]]] = {}
     for seed in given.seeds:
         for name, run in _of_seed(setting, seed, runs, code, given):
@@ -163,12 +171,19 @@ def main() -> None:
     measuring.report("funnel", given, tables)
 
 
+def _digest(setting: Setting) -> str:
+    """Returns a digest of all that a run rests on, its seed left out."""
+    own = "".join(map(inspect.getsource, (configured, trained, measured)))
+    made_of = (setting, VARIANTS, configured(setting, 0), own)
+    return kept_runs.digest(made_of, kept_runs.modules(CODE))
+
+
 def _of_seed(
     setting: Setting, seed: int, runs: Path, code: str, given: Any
 ) -> Iterator[tuple[str, dict[str, float]]]:
     config = configured(setting, seed)
     kept = given.prepared or Path(tempfile.mkdtemp())
-    data = kept / f"{setting.preset}-{seed}"
+    data = kept / f"{setting.preset}-{seed}-{code}"
 
     def prepared() -> Path:
         if not data.exists():

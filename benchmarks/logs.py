@@ -60,6 +60,9 @@ SCHEMA = Schema(
 MIXTURES = {"whole": None, "sampled": Mixture(catalog=20)}
 
 
+REST = "what is left after a kill"
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A conversion.
@@ -93,7 +96,7 @@ def main() -> None:
             write_log(folder / log, count)
         runs = {
             "lists as logged": converted(folder / "log", folder / "whole"),
-            "what is left after a kill": resumed(folder),
+            REST: resumed(folder),
             "sampled training lists": converted(folder / "log", folder / "sampled"),
             "a short log": converted(folder / "few", folder / "few-whole"),
         }
@@ -306,7 +309,10 @@ def table(runs: dict[str, Run]) -> list[dict[str, Any]]:
             "rows": run.rows,
             "seconds": significant(run.seconds),
             "of work": significant(run.work),
-            "rows per second": significant(run.rows / run.seconds),
+            # What was read before the kill would count.
+            "rows per second": "-"
+            if name == REST
+            else significant(run.rows / run.seconds),
             "peak memory, MiB": significant(run.peak),
             "of it imports, MiB": significant(run.imports),
             "temporary files, MiB": significant(run.files / 2**20),

@@ -8,10 +8,10 @@ import yaml
 
 from tests.small_movielens import write_config
 from tfrs_prerank import metrics
-from tfrs_prerank.config import Config, FunnelConfig, make_metrics
+from tfrs_prerank.config import Config, EvaluationConfig, FunnelConfig, make_metrics
 from tfrs_prerank.datasets import funnel
 from tfrs_prerank.datasets.log_config import LogsConfig
-from tfrs_prerank.declaration import ConfigurationError
+from tfrs_prerank.declaration import ConfigurationError, from_mapping, to_mapping
 from tfrs_prerank.sampling import Hard, Mixture
 
 
@@ -146,12 +146,25 @@ def test_no_configuration(tmp_path):
     "name",
     [
         *("ndcg", "ndcg@0", "ndcg@x", "ndcg@3 ", "mrr@3,4", "gauc@3", "auc", ""),
-        *("ranker_hit_rate@3", "catalog_coverage@3"),
+        "ranker_hit_rate@3",
     ],
 )
 def test_unknown_metric(name):
     with pytest.raises(ConfigurationError, match=f"no metric '{name}'"):
         make_metrics((name,))
+
+
+def test_a_metric_in_the_wrong_place_is_sent_to_the_right_one():
+    with pytest.raises(ConfigurationError, match=r"name it in evaluation\.metrics"):
+        make_metrics(("catalog_coverage@3",))
+    with pytest.raises(ConfigurationError, match="'tail_share@3' reads a column of yo"):
+        make_metrics(("tail_share@3",), doc_ids=["a"])
+
+
+@pytest.mark.parametrize("name", ["model", "random", "ranker", "ranker (click)"])
+def test_a_baseline_is_not_called_like_another_row(name):
+    with pytest.raises(ConfigurationError, match="a baseline must not be called"):
+        EvaluationConfig(baselines={name: "clicks"})
 
 
 def test_a_metric_is_called_as_its_form_says():
@@ -205,3 +218,6 @@ def test_example_of_the_funnel_has_its_schema():
     # Hard negatives need the production order, which the simulated log does not have.
     with pytest.raises(ConfigurationError, match=r"mixture\.hard needs the production"):
         FunnelConfig(mixture=Mixture(hard=Hard()))
+    with pytest.raises(ConfigurationError, match=r"^FunnelConfig: split needs shares"):
+        FunnelConfig(split=(0.5, 0.1, 0.1))
+    assert from_mapping(Config, to_mapping(config), "here") == config

@@ -191,3 +191,17 @@ def test_a_simulated_cascade_is_prepared_and_its_log_thrown_away(tmp_path, monke
     order = np.argsort(request["request_id"].numpy())
     utility = np.sort(request["teacher/click"].numpy()[order], axis=1)
     np.testing.assert_allclose(utility, np.sort(made.truth.utility[-6:], axis=1), 1e-6)
+
+
+def test_a_cascade_is_refused_before_it_is_simulated(tmp_path, monkeypatch):
+    monkeypatch.setattr(funnel, "simulate", None)
+    config = Config.example("funnel")
+    with pytest.raises(FileExistsError):
+        pipeline.prepare(config, tmp_path)
+    tasks = (dataclasses.replace(config.schema.tasks[0], name="like"),)
+    schema = dataclasses.replace(config.schema, tasks=tasks)
+    config = dataclasses.replace(config, schema=schema)
+    with pytest.raises(
+        ConfigurationError, match="of the task 'click'; set teacher: nu"
+    ):
+        pipeline.prepare(config, tmp_path / "new")

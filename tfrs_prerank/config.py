@@ -51,6 +51,7 @@ _FORMS = (
 )
 _CATALOG_FORMS = "catalog_coverage@K, popularity_gini@K"
 """Those that must know all documents."""
+_BY_HAND = ("intent_coverage", "tail_share", "never_exposed_share")
 
 
 def make_metrics(names: tuple[str, ...], doc_ids: Any = None) -> list[Any]:
@@ -99,6 +100,15 @@ def check_metrics(names: tuple[str, ...], catalog: bool = False) -> None:
     """
     forms = f"{_FORMS}, {_CATALOG_FORMS}" if catalog else _FORMS
     for name in names:
+        if _matches(name, _CATALOG_FORMS) and not catalog:
+            raise ConfigurationError(
+                f"{name!r} needs all documents; name it in evaluation.metrics"
+            )
+        if name.partition("@")[0] in _BY_HAND:
+            raise ConfigurationError(
+                f"{name!r} reads a column of your own; make it in Python, as of "
+                "tfrs_prerank.metrics"
+            )
         if not _matches(name, forms):
             raise ConfigurationError(
                 f"no metric {name!r}; {nearest(name, forms.split(', '))}"
@@ -165,7 +175,10 @@ class FunnelConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative. Received: {self.seed}")
-        self.of_log("log")
+        try:
+            self.of_log("log")
+        except ConfigurationError as error:
+            raise ValueError(str(error).removeprefix("LogsConfig: ")) from None
 
     def of_log(self, directory: str | Path) -> LogsConfig:
         """Returns how the log is read that the simulation is written to.
@@ -241,6 +254,12 @@ class EvaluationConfig:
                 f"batch_size={self.batch_size}, samples={self.samples}"
             )
         check_metrics(self.metrics, catalog=True)
+        for row in self.baselines:
+            if row in ("model", "random") or row.startswith("ranker"):
+                raise ValueError(
+                    f"a baseline must not be called {row!r}, which another row is; "
+                    "give it another name"
+                )
 
 
 @declaration

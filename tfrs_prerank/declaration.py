@@ -108,7 +108,7 @@ def to_mapping(value: Any) -> Any:
         for field in dataclasses.fields(value):
             item = getattr(value, field.name)
             # The tag that tells members of a union apart is written always.
-            if field.name == "kind" or not _is_default(field, item):
+            if field.name in ("kind", "source") or not _is_default(field, item):
                 mapping[field.name] = to_mapping(item)
         return mapping
     if isinstance(value, Mapping):

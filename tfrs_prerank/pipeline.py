@@ -18,6 +18,7 @@ from tfrs_prerank.config import Config, FunnelConfig, make_metrics
 from tfrs_prerank.datasets import funnel, logs, movielens
 from tfrs_prerank.datasets.documents_file import read_documents
 from tfrs_prerank.datasets.log_config import LogsConfig
+from tfrs_prerank.datasets.prepared import check_is_new
 from tfrs_prerank.datasets.prepared import prepare as write_prepared
 from tfrs_prerank.datasets.requests import RequestReader, read
 from tfrs_prerank.declaration import ConfigurationError, to_mapping
@@ -29,6 +30,7 @@ from tfrs_prerank.features.schema import BATCH_OWN_COLUMNS, Schema
 from tfrs_prerank.models.prerank import PreRanker
 from tfrs_prerank.models.run_directory import check_place
 from tfrs_prerank.optimizers import LazyAdam
+from tfrs_prerank.sampling.sampler import check as check_mixture
 
 if TYPE_CHECKING:
     from tfrs_prerank.serving.exporter import Exported
@@ -88,6 +90,15 @@ def prepare(config: Config, directory: str | Path) -> Schema:
 
 
 def _prepare_funnel(config: FunnelConfig, schema: Schema, directory: Path) -> None:
+    # What would be refused after the simulation is refused before it.
+    check_is_new(directory)
+    if config.mixture is not None:
+        check_mixture(config.mixture, schema)
+    if config.teacher is not None and "click" not in schema.task_names:
+        raise ConfigurationError(
+            f"data.teacher is of the task 'click'; set teacher: null. Received: "
+            f"{config.teacher!r}, for the tasks {', '.join(schema.task_names)}"
+        )
     preset = funnel.small if config.preset == "small" else funnel.full
     made = funnel.simulate(preset(config.seed))
     directory.parent.mkdir(parents=True, exist_ok=True)

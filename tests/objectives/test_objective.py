@@ -79,7 +79,8 @@ SCHEMA = Schema(
         ),
         (
             lambda: Objective([Term("click"), Term("click", weight=2)]),
-            "Objective: the term click/sigmoid_cross_entropy is given 2 times",
+            "Objective: the term click/sigmoid_cross_entropy is given 2 times; terms "
+            "of one task and loss must differ in their stages",
         ),
         (
             lambda: Objective(
@@ -89,7 +90,7 @@ SCHEMA = Schema(
                 ]
             ),
             "Objective: the term click/sigmoid_cross_entropy/exposed+ranked is given "
-            "2 times",
+            "2 times; terms of one task and loss must differ in their stages",
         ),
         (
             lambda: make_objective("sigmoid_crossentropy", SCHEMA),

@@ -279,7 +279,8 @@ def test_experts_survive_yaml() -> None:
         ),
         (
             {"experts": {"kind": "ple", "units": []}},
-            ".experts: units must be at least 1. Received: ()",
+            ".experts: units must list at least one size, each at least 1. "
+            "Received: ()",
         ),
         (
             {"units": (), "experts": "mmoe", "dropout": 0.1},

@@ -20,7 +20,7 @@ from tfrs_prerank.models.epochs import EpochCounter, dataset_of_epochs, leave_ou
 from tfrs_prerank.models.network import Network
 from tfrs_prerank.models.row_means import row_means
 from tfrs_prerank.objectives.objective import Objective, make_objective
-from tfrs_prerank.objectives.terms import Forward, term_sums
+from tfrs_prerank.objectives.terms import Forward, check_one_replica, term_sums
 from tfrs_prerank.optimizers import LazyAdam
 from tfrs_prerank.sampling.streaming import StreamingFrequency
 from tfrs_prerank.scorers import Scorer
@@ -298,7 +298,9 @@ class PreRanker(tfrs.Model):
             raise ConfigurationError(
                 "field_weights: no tower has a gate; declare Tower(gate='senet')"
             )
-        means = row_means(self.network.field_weights, list(sides), dataset)
+        means = row_means(
+            "field_weights", self.network.field_weights, list(sides), dataset
+        )
         return {
             side: dict(zip(tower.fields.field_names, means[side].tolist(), strict=True))
             for side, tower in sides.items()
@@ -329,7 +331,9 @@ class PreRanker(tfrs.Model):
             raise ConfigurationError(
                 "expert_gates: no tower has experts; declare Tower(experts='mmoe')"
             )
-        return row_means(self.network.expert_gates, list(sides), dataset)
+        return row_means(
+            "expert_gates", self.network.expert_gates, list(sides), dataset
+        )
 
     def _towers_with(self, part: str) -> dict[str, Any]:
         """Returns the towers that have a part, by side."""
@@ -387,6 +391,8 @@ class PreRanker(tfrs.Model):
         tasks = self.schema.task_names
         scorer = self.network.scorer
         log_q = None
+        if any(term.loss == "in_batch_softmax" for term in self.objective.terms):
+            check_one_replica()
         if self.frequency is not None:
             ids = tf.gather(tf.reshape(batch["doc_ids"], [-1]), forward.index)
             estimate = self.frequency.update if training else self.frequency.log_q

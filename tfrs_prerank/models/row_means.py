@@ -9,6 +9,7 @@ import tensorflow as tf
 
 
 def row_means(
+    name: str,
     read: Callable[[Mapping[str, tf.Tensor], str], Any],
     sides: Sequence[str],
     dataset: Iterable[Mapping[str, tf.Tensor]],
@@ -16,6 +17,7 @@ def row_means(
     """Averages what a reader gives for a batch and a tower over all rows.
 
     Args:
+        name: of the method that asks, for errors.
         read: takes a batch and a tower's side, and returns tensors `[rows, n]` in any
             structure; None in it stays None.
         sides: of the towers.
@@ -43,7 +45,9 @@ def row_means(
                 sums[place] = sums.get(place, 0.0) + total
                 rows[place] = rows.get(place, 0) + len(values)
     if not rows or not all(rows.values()):
-        raise ValueError("the dataset has no documents")
+        raise ValueError(
+            f"{name}: the dataset has no documents; give one with requests"
+        )
     means = [
         sums[place] / rows[place] if place in sums else None
         for place in range(len(tf.nest.flatten(structure)))

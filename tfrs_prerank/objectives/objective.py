@@ -47,7 +47,8 @@ class Term:
     """One term of an objective.
 
     Attributes:
-        task: the task whose logits it trains and whose labels it reads.
+        task: the task whose logits it trains and, but for distillation and
+            hierarchical_softmax, whose labels it reads.
         loss: a loss of `tfrs_prerank.losses`, or `"in_batch_softmax"` (each positive,
             which is a label above 0, against the documents of the batch that are no
             positives of its request). `"distillation"` reads `teacher/<task>` in the
@@ -147,7 +148,10 @@ class Objective:
         names = [term.name for term in self.terms]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"the term {name} is given {names.count(name)} times")
+                raise ValueError(
+                    f"the term {name} is given {names.count(name)} times; terms of one "
+                    "task and loss must differ in their stages"
+                )
 
 
 def make_objective(objective: Objective | str, schema: Schema) -> Objective:

@@ -12,6 +12,13 @@ from tfrs_prerank.features.declarations import STAGES
 from tfrs_prerank.objectives.in_batch import in_batch_softmax
 from tfrs_prerank.objectives.objective import OPTIONS, Term
 
+_FIXES = {
+    "log_q": "prepare the data with a mixture, or leave log_q out",
+    "teacher": "name the teacher's column when the data is prepared (columns.teachers)",
+    "stage": "name the column of stages when the data is prepared (columns.stage)",
+}
+"""What to do where a batch lacks a column, by the column."""
+
 
 class Forward(NamedTuple):
     """What a model computes for a batch of B requests with V real documents.
@@ -84,6 +91,17 @@ def term_sums(
     return tf.reduce_sum(values), tf.reduce_sum(counts)
 
 
+def check_one_replica() -> None:
+    """Raises ValueError on several replicas: in-batch negatives would be fewer."""
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        # Each replica would see its own documents only, and the loss would change
+        # with their number.
+        raise ValueError(
+            "in_batch_softmax on several replicas would silently use fewer negatives; "
+            "train it on one replica or leave the term out"
+        )
+
+
 def label_of(batch: Mapping[str, tf.Tensor], task: str) -> tf.Tensor:
     """Returns a task's labels of a batch; KeyError names the missing column."""
     name = f"label/{task}"
@@ -94,7 +112,10 @@ def label_of(batch: Mapping[str, tf.Tensor], task: str) -> tf.Tensor:
 
 def _column(batch: Mapping[str, tf.Tensor], name: str, term: Term) -> tf.Tensor:
     if name not in batch:
-        raise KeyError(f"the batch has no {name!r}, which the term {term.name} reads")
+        fix = _FIXES[name.split("/")[0]]
+        raise KeyError(
+            f"the batch has no {name!r}, which the term {term.name} reads; {fix}"
+        )
     return batch[name]
 
 
@@ -160,13 +181,6 @@ def _in_batch(
     scorer: tf.keras.layers.Layer,
     log_q: tf.Tensor | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        # Each replica would see its own documents only, and the loss would change
-        # with their number.
-        raise ValueError(
-            "in_batch_softmax on several replicas would silently use fewer negatives; "
-            "train it on one replica or leave the term out"
-        )
     labels = label_of(batch, term.task)
 
     def packed(column: tf.Tensor) -> tf.Tensor:

@@ -53,7 +53,10 @@ class Experts:
                     f"{name} must be at least 1. Received: {getattr(self, name)}"
                 )
         if not self.units or min(self.units) < 1:
-            raise ValueError(f"units must be at least 1. Received: {self.units}")
+            raise ValueError(
+                "units must list at least one size, each at least 1. Received: "
+                f"{self.units}"
+            )
 
     def options(self) -> dict[str, Any]:
         """Returns the settings that its kind reads."""
