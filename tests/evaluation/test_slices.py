@@ -214,3 +214,9 @@ def test_edges_ascend(edges):
 def test_one_bucket_is_no_slice():
     with pytest.raises(ValueError, match=r"buckets must be at least 2\. Received: 1"):
         Slice("x", buckets=1)
+
+
+def test_numbers_alike_in_their_first_digits_are_buckets_of_their_own():
+    names, places = Slice("day").cut("day", np.array([20240102.0, 20240101.0]))
+    assert names[:2] == ["20240101", "20240102"]
+    assert places.tolist() == [1, 0]

@@ -398,10 +398,11 @@ def test_values_out_of_range_are_refused(case):
 
 
 @each_case
-def test_a_negative_weight_in_a_graph_counts_as_zero(case):
+@pytest.mark.parametrize("bad_weight", [-7.0, INF])
+def test_a_weight_out_of_range_in_a_graph_counts_as_zero(case, bad_weight):
     labels, scores, where, weights = case.float32()
     zero = np.where(weights == 0.5, 0.0, weights).astype(np.float32)
-    negative = np.where(weights == 0.5, -7.0, weights).astype(np.float32)
+    bad = np.where(weights == 0.5, bad_weight, weights).astype(np.float32)
 
     @tf.function
     def run(weights):
@@ -409,7 +410,7 @@ def test_a_negative_weight_in_a_graph_counts_as_zero(case):
             case.loss, labels, scores, where=where, weights=weights
         )
 
-    expected, found = run(tf.constant(zero)), run(tf.constant(negative))
+    expected, found = run(tf.constant(zero)), run(tf.constant(bad))
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
 
@@ -437,3 +438,11 @@ def test_signature_is_the_public_one(case):
     assert parameters["weights"].default is None
     assert parameters["reduction"].default == "mean"
     assert parameters["where"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+@each_case
+def test_no_list_at_all_gives_zero(case):
+    nothing = tf.zeros([0, 5])
+    loss, gradient = value_and_gradient(case.loss, nothing, nothing)
+    assert float(loss) == 0.0
+    assert gradient.shape == (0, 5)

@@ -176,12 +176,19 @@ class Slice:
         if edges is None and len(distinct) > self.buckets:
             edges = quantiles(known, self.buckets)
         if edges is None:
-            names = [f"{value:g}" for value in distinct]
+            names = _different([f"{value:g}" for value in distinct], distinct)
             places = np.searchsorted(distinct, values)
         else:
             names = interval_names(edges)
             places = np.searchsorted(edges, values, side="right")
         return [*names, NONE], np.where(none, len(names), places)
+
+
+def _different(names: list[str], values: np.ndarray) -> list[str]:
+    """Writes numbers in full where a few digits would give two of them one name."""
+    if len(set(names)) == len(names):
+        return names
+    return [np.format_float_positional(value, trim="-") for value in values]
 
 
 def by_length(edges: Sequence[float] | None = None, buckets: int = 4) -> Slice:

@@ -6,7 +6,13 @@ import math
 
 import tensorflow as tf
 
-from tfrs_prerank.losses._pairs import Columns, Sorted, sort_by_label, sum_over_pairs
+from tfrs_prerank.losses._pairs import (
+    LARGEST,
+    Columns,
+    Sorted,
+    sort_by_label,
+    sum_over_pairs,
+)
 from tfrs_prerank.losses._pairwise import LOGISTIC
 from tfrs_prerank.losses._reduction import Terms, check_labels, list_loss
 
@@ -117,7 +123,9 @@ def _columns(lists: Sorted, k: float) -> Columns:
     # What does not count must not be less relevant than anything.
     gains = tf.where(lists.valid, gains, tf.reduce_max(gains, 1, keepdims=True))
 
-    ranked = tf.where(lists.valid, lists.scores, dtype.min)
+    # As far apart as the pairs take them, so that -inf is still ahead of padding.
+    bounded = tf.clip_by_value(lists.scores, -LARGEST, LARGEST)
+    ranked = tf.where(lists.valid, bounded, dtype.min)
     order = tf.argsort(ranked, axis=-1, direction="DESCENDING", stable=True)
     ranks = tf.argsort(order, axis=-1)
     return tf.gather(discounts, ranks), gains, lists.weights

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfrs_prerank.losses._reduction import as_rows
 
 # Differences of scores beyond this change nothing, and any sum of them stays finite.
-_LARGEST = 1e30
+LARGEST = 1e30
 
 # Pairs of all lists in a block. Many fewer cost a call of every operation for little
 # work, many more leave the cache.
@@ -102,12 +102,12 @@ def sum_over_pairs(
         `[B]`. Its gradient reaches the scores only.
     """
     winners = tf.reduce_sum(tf.cast(lists.below > 0.0, tf.int32), axis=-1)
-    rows = tf.reduce_max(winners, axis=-1)
+    rows = tf.maximum(tf.reduce_max(winners, axis=-1), 0)  # of no lists: int32.min
     columns = tuple(tf.stop_gradient(column) for column in columns)
 
     @tf.custom_gradient
     def total(scores: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        bounded = tf.clip_by_value(scores, -_LARGEST, _LARGEST)
+        bounded = tf.clip_by_value(scores, -LARGEST, LARGEST)
         sums, slopes = _scan(bounded, columns, rows, weigh, loss)
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:

@@ -202,7 +202,7 @@ def _clean(
         weights = _broadcast("weights", weights, scores)
         weights = tf.where(tf.math.is_nan(weights), tf.ones_like(weights), weights)
         _check_known("weights", tf.where(valid, weights, 0.0), 0.0, math.inf)
-        valid = tf.logical_and(valid, weights > 0.0)
+        valid = valid & (weights > 0.0) & tf.math.is_finite(weights)
     _check_known("labels", tf.where(valid, labels, 0.0), -math.inf, math.inf)
     valid = tf.logical_and(valid, tf.math.is_finite(labels))
     return (
