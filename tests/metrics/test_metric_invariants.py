@@ -577,3 +577,16 @@ def _four_replicas_add_up():
 def test_replicas_add_up(on_replicas):
     """Replicas with unequal numbers of lists equal one."""
     on_replicas(_four_replicas_add_up)
+
+
+@pytest.mark.parametrize("name", ["hit_rate@2", "ndcg@2"])
+def test_a_negative_weight_is_refused_or_in_a_graph_none(name):
+    metric = METRICS[name].make()
+    labels, scores = [[1.0, 0.0], [1.0, 0.0]], [[1.0, 2.0], [2.0, 1.0]]
+    with pytest.raises(ValueError, match=r"weights holds -1: give none below 0"):
+        metric.update_state(labels, scores, weights=[2.0, -1.0])
+    added = tf.function(
+        lambda weights: metric.list_sums(labels, scores, weights=weights)
+    )
+    negative, zero = (added(tf.constant([2.0, last])) for last in (-1.0, 0.0))
+    np.testing.assert_array_equal(negative, zero)

@@ -118,6 +118,13 @@ class Metric(tf.keras.metrics.Metric):
             weights = tf.cast(tf.convert_to_tensor(weights), tf.float64)
             shape = weights.shape
             weights = tf.where(tf.math.is_nan(weights), tf.ones_like(weights), weights)
+            if tf.executing_eagerly() and bool(tf.reduce_any(weights < 0.0)):
+                raise ValueError(
+                    f"{self.name}: weights holds {float(tf.reduce_min(weights)):g}: "
+                    "give none below 0."
+                )
+            # In a graph nobody can be told: no weight rather than a negative one.
+            weights = tf.nn.relu(weights)
             if shape.rank == 2 and shape.is_compatible_with(scores.shape):
                 doc_weights = weights
                 where = tf.logical_and(where, tf.not_equal(weights, 0))
