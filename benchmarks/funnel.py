@@ -19,6 +19,7 @@ was interrupted goes on after the last one.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import itertools
 import shutil
@@ -173,6 +174,8 @@ def main() -> None:
 
 def _digest(setting: Setting) -> str:
     """Returns a digest of all that a run rests on, its seed left out."""
+    for name in CODE:  # the package loads its parts as they are needed
+        importlib.import_module(name)
     own = "".join(map(inspect.getsource, (configured, trained, measured)))
     made_of = (setting, VARIANTS, configured(setting, 0), own)
     return kept_runs.digest(made_of, kept_runs.modules(CODE))
