@@ -26,7 +26,9 @@ class Slice:
     metrics, as if there were no other lists. A value per document `[B, L]`, such as a
     document's age, takes the *positives* apart: hit rates say which share of the
     positives of a bucket is kept, in competition with all candidates, and calibration
-    metrics read the labels of the bucket alone. Other metrics have no such part.
+    metrics read the labels of the bucket alone. Other metrics have no such part, and
+    `ECE`, `CatalogCoverage` and `PopularityGini`, which are no sums over lists, are in
+    no slice.
 
     Strings are buckets of their own, at most 30. Numbers are cut at `edges`; without
     them, numbers of requests are cut into `buckets` of similar size where they have
