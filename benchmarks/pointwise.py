@@ -23,6 +23,7 @@ import tensorflow_recommenders as tfrs
 from tfrs_prerank import LazyAdam, PreRanker, Schema, Tower
 from tfrs_prerank.features.encoders import make_tables
 from tfrs_prerank.towers import TowerModel
+from tfrs_prerank.towers.tower_model import own_fields
 
 TASK = "like"
 LABEL = f"label/{TASK}"
@@ -46,7 +47,8 @@ class SingleTower(tfrs.Model):
         features = schema.owned_by("query")
         tables = make_tables(schema)
         self.columns = list(schema.columns("query"))
-        self.tower = TowerModel(tower, features, tables, [TASK], 1, "single_tower")
+        fields = own_fields(tower, features, tables)
+        self.tower = TowerModel(tower, fields, [TASK], 1, "single_tower")
 
     def call(self, batch: Batch, training: bool = False) -> tf.Tensor:
         """Returns logits `[B]`."""

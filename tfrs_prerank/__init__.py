@@ -25,6 +25,7 @@ _MODULE_OF = {
     "Numeric": "tfrs_prerank.features",
     "Objective": "tfrs_prerank.objectives",
     "PreRanker": "tfrs_prerank.models",
+    "Ranker": "tfrs_prerank.models",
     "Schema": "tfrs_prerank.features",
     "Sequence": "tfrs_prerank.features",
     "Task": "tfrs_prerank.features",
@@ -57,6 +58,7 @@ __all__ = [
     "Numeric",
     "Objective",
     "PreRanker",
+    "Ranker",
     "Schema",
     "Sequence",
     "Task",
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
     from tfrs_prerank.features import Task as Task
     from tfrs_prerank.features import Text as Text
     from tfrs_prerank.models import PreRanker as PreRanker
+    from tfrs_prerank.models import Ranker as Ranker
     from tfrs_prerank.objectives import Objective as Objective
     from tfrs_prerank.objectives import Term as Term
     from tfrs_prerank.optimizers import LazyAdam as LazyAdam

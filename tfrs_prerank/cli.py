@@ -31,6 +31,11 @@ _DATA = click.option(
 _SPLIT = click.option(
     "--split", default="test", show_default=True, help="Which requests."
 )
+_TEACHER = click.option(
+    "--teacher",
+    type=_EXISTING,
+    help="Run directory of a ranker, in the place of the data's teacher.",
+)
 _SLICES = click.option(
     "--slice",
     "slices",
@@ -87,6 +92,12 @@ A whole round on your own data:
   tfrs-prerank export runs/model shop.yaml --data runs/data --output saved_models/shop
   tfrs-prerank serve saved_models/shop
   tfrs-prerank query localhost:8500 --model shop --data runs/data
+
+\b
+A pre-ranker that learns from a ranker:
+  tfrs-prerank train shop.yaml --data runs/data --output runs/ranker --ranker
+  tfrs-prerank train shop.yaml --data runs/data --output runs/model \\
+    --teacher runs/ranker
 
 `tfrs-prerank demo` does all of it on MovieLens. TFRS_PRERANK_TRACEBACK=1 shows the
 traceback of an error.""",
@@ -178,12 +189,23 @@ def prepare(config: Path, output: Path) -> None:
 @_CONFIG
 @_DATA
 @click.option("--output", type=_FOLDER, required=True, help="Run directory to write.")
-def train(config: Path, data: Path, output: Path) -> None:
+@click.option(
+    "--ranker", is_flag=True, help="Train the configuration's ranker, a teacher."
+)
+@_TEACHER
+def train(
+    config: Path, data: Path, output: Path, ranker: bool, teacher: Path | None
+) -> None:
     """Train a model and write its run directory."""
+    if ranker and teacher is not None:
+        raise click.UsageError("--ranker trains a teacher; leave out --teacher")
     settings = _settings(config)
     from tfrs_prerank import pipeline
 
-    pipeline.train(settings, data, output)
+    if ranker:
+        pipeline.train_ranker(settings, data, output)
+    else:
+        pipeline.train(settings, data, output, teacher)
     click.echo(f"run directory in {output}")
 
 
@@ -193,6 +215,7 @@ def train(config: Path, data: Path, output: Path) -> None:
 @_DATA
 @_SPLIT
 @_SLICES
+@_TEACHER
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def evaluate(
     run: Path,
@@ -200,6 +223,7 @@ def evaluate(
     data: Path,
     split: str,
     slices: tuple[str, ...],
+    teacher: Path | None,
     as_json: bool,
 ) -> None:
     """Print the metrics of a model or an export beside its baselines.
@@ -210,7 +234,7 @@ def evaluate(
     from tfrs_prerank import pipeline
 
     model = pipeline.open_model(run)
-    evaluation = pipeline.evaluate(model, settings, data, split, slices)
+    evaluation = pipeline.evaluate(model, settings, data, split, slices, teacher)
     click.echo(evaluation.to_json() if as_json else str(evaluation))
 
 
@@ -227,6 +251,7 @@ def evaluate(
 )
 @_SPLIT
 @_SLICES
+@_TEACHER
 @click.option(
     "--popularity",
     help="Numeric column of how popular documents are; that of the baseline called "
@@ -239,6 +264,7 @@ def report(
     output: Path,
     split: str,
     slices: tuple[str, ...],
+    teacher: Path | None,
     popularity: str | None,
 ) -> None:
     """Write a page with the metrics and plots of a model or an export.
@@ -249,7 +275,7 @@ def report(
     from tfrs_prerank import pipeline
 
     model = pipeline.open_model(run)
-    pipeline.report(model, settings, data, output, split, slices, popularity)
+    pipeline.report(model, settings, data, output, split, slices, popularity, teacher)
     click.echo(f"report in {output}")
 
 

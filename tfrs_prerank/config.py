@@ -21,7 +21,7 @@ from tfrs_prerank.declaration import (
 )
 from tfrs_prerank.features.declarations import Numeric
 from tfrs_prerank.features.schema import Schema
-from tfrs_prerank.models.config import ModelConfig
+from tfrs_prerank.models.config import ModelConfig, RankerConfig
 from tfrs_prerank.objectives.objective import Objective, make_objective
 from tfrs_prerank.sampling.mixture import Mixture
 
@@ -239,12 +239,18 @@ class EvaluationConfig:
         batch_size: requests of a batch.
         metrics: names as `make_metrics` takes them.
         baselines: columns of the batch that rank too, by the name of their row.
+        slices: columns of the batch that the table is also taken apart by.
+        popularity: the numeric column that says how popular a document was, for the
+            report; None takes that of a baseline called `popularity`, where there is
+            one.
         samples: resamples of the bootstrap over users.
     """
 
     batch_size: int = 64
     metrics: tuple[str, ...] = ("ndcg@10", "mrr", "hit_rate@10", "gauc")
     baselines: dict[str, str] = dataclasses.field(default_factory=dict)
+    slices: tuple[str, ...] = ()
+    popularity: str | None = None
     samples: int = 1000
 
     def __post_init__(self) -> None:
@@ -299,6 +305,8 @@ class Config:
         data: where the requests come from.
         schema: features and tasks.
         model: towers and scorer.
+        ranker: the ranker that `train --ranker` makes, to be the pre-ranker's teacher;
+            it is trained on the terms of the objective that read labels.
         objective: terms, or a loss's name for one term per task.
         training: see `TrainingConfig`.
         evaluation: see `EvaluationConfig`.
@@ -314,6 +322,7 @@ class Config:
     data: Data
     schema: Schema
     model: ModelConfig = ModelConfig()
+    ranker: RankerConfig = RankerConfig()
     objective: Objective | str = "sigmoid_cross_entropy"
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -28,12 +28,16 @@ from tfrs_prerank.features.declarations import Numeric
 from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.schema import BATCH_OWN_COLUMNS, Schema
 from tfrs_prerank.models.prerank import PreRanker
-from tfrs_prerank.models.run_directory import check_place
+from tfrs_prerank.models.ranker import Ranker
+from tfrs_prerank.models.run_directory import check_place, holds_ranker
+from tfrs_prerank.objectives.objective import make_objective
 from tfrs_prerank.optimizers import LazyAdam
 from tfrs_prerank.sampling.sampler import check as check_mixture
 
 if TYPE_CHECKING:
     from tfrs_prerank.serving.exporter import Exported
+
+_Model = TypeVar("_Model", PreRanker, Ranker)
 
 _MADE_OF = "made_of"
 """File of a backup with the digest of what was trained."""
@@ -111,7 +115,12 @@ def _prepare_funnel(config: FunnelConfig, schema: Schema, directory: Path) -> No
         logs.convert(config.of_log(log), schema, directory)
 
 
-def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
+def train(
+    config: Config,
+    data: str | Path,
+    directory: str | Path,
+    teacher: str | Path | None = None,
+) -> PreRanker:
     """Trains a model on a prepared directory and writes its run directory.
 
     An interrupted training goes on where it was when it is started again with the same
@@ -123,6 +132,8 @@ def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
             directory.
         data: the prepared directory.
         directory: the run directory; an earlier one is replaced.
+        teacher: run directory of a `Ranker`, whose logits stand in the place of the
+            teacher's in the data; None for those.
 
     Returns:
         The trained model.
@@ -130,20 +141,73 @@ def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
     Raises:
         FileExistsError: the directory exists and is no run directory.
         ConfigurationError: the schema wants data that was prepared otherwise, or
-            `early_stopping` has no validation requests.
+            `early_stopping` has no validation requests, or the objective does not
+            learn from the teacher.
         ValueError: an interrupted training of another configuration lies beside it.
     """
+    if teacher is not None:
+        _check_teacher(Path(teacher), config)
+
+    def make(schema: Schema) -> PreRanker:
+        return PreRanker(schema, objective=config.objective, **config.model.arguments())
+
+    return _train(make, config, Path(data), Path(directory), teacher)
+
+
+def train_ranker(config: Config, data: str | Path, directory: str | Path) -> Ranker:
+    """Trains the configuration's ranker and writes its run directory.
+
+    It learns from the terms of the objective that read labels. Otherwise as `train`.
+
+    Args:
+        config: the configuration.
+        data: the prepared directory.
+        directory: the run directory; an earlier one is replaced.
+
+    Returns:
+        The trained ranker.
+    """
+
+    def make(schema: Schema) -> Ranker:
+        objective = make_objective(config.objective, schema).of_ranker()
+        return Ranker(schema, objective=objective, **config.ranker.arguments())
+
+    return _train(make, config, Path(data), Path(directory))
+
+
+def _check_teacher(directory: Path, config: Config) -> None:
+    """Raises ConfigurationError where a teacher would teach nothing."""
+    objective = make_objective(config.objective, config.schema)
+    if all(term.loss != "distillation" for term in objective.terms):
+        raise ConfigurationError(
+            f"a teacher is given ({directory}), and no term of the objective learns "
+            "from it; add one of the loss 'distillation'"
+        )
+    if config.model.ranker is not None:
+        raise ConfigurationError(
+            f"a teacher is given ({directory}), and model.ranker is trained jointly; "
+            "leave out one"
+        )
+
+
+def _train(
+    make: Callable[[Schema], _Model],
+    config: Config,
+    data: Path,
+    directory: Path,
+    teacher: str | Path | None = None,
+) -> _Model:
+    """Trains what a function makes of the fitted schema; see `train`."""
     import tensorflow as tf
 
     training = config.training
-    data, directory = Path(data), Path(directory)
     check_place(directory)
     schema = fitted_schema(config.schema, data)
     documents = read_documents(data / "documents.parquet")
     options: dict[str, Any] = {"schema": schema, "documents": documents}
     options["batch_size"] = training.batch_size
-    requests = read(data, "train", seed=training.seed, **options)
-    validation = None
+    requests: Any = read(data, "train", seed=training.seed, **options)
+    validation: Any = None
     if any(file.stat().st_size for file in data.glob("validation-*.tfrecord")):
         validation = read(data, "validation", shuffle=False, **options)
     elif training.early_stopping is not None:
@@ -152,11 +216,15 @@ def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
             "validation requests; leave it out, or prepare data with some"
         )
     backup = directory.with_name(f".{directory.name}-backup")
-    made_of = _digest(config, data)
+    made_of = _digest(config, data, make.__qualname__, teacher)
     _check_backup(backup, made_of)
 
+    if teacher is not None:
+        ranker = Ranker.load(teacher)
+        requests = _taught(requests, ranker)
+        validation = None if validation is None else _taught(validation, ranker)
     tf.keras.utils.set_random_seed(training.seed)
-    model = PreRanker(schema, objective=config.objective, **config.model.arguments())
+    model = make(schema)
     model.compile(
         LazyAdam(training.learning_rate), metrics=make_metrics(training.metrics)
     )
@@ -190,11 +258,12 @@ def train(config: Config, data: str | Path, directory: str | Path) -> PreRanker:
 
 
 def evaluate(
-    model: PreRanker | Path,
+    model: PreRanker | Ranker | Path,
     config: Config,
     data: str | Path,
     split: str = "test",
     slices: Sequence[str] = (),
+    teacher: str | Path | None = None,
 ) -> Evaluation:
     """Measures a model beside the ranker, the baselines and a random order.
 
@@ -203,25 +272,29 @@ def evaluate(
 
     Args:
         model: the model, or the path of an export.
-        config: names the metrics and the baselines.
+        config: names the metrics, the baselines and the slices.
         data: the prepared directory.
         split: `"test"`, `"validation"` or `"train"`.
-        slices: columns of the batch that the table is also taken apart by.
+        slices: columns of the batch that the table is also taken apart by; none takes
+            those of the configuration.
+        teacher: run directory of a `Ranker`, whose logits stand in the place of the
+            teacher's in the data; None for those.
 
     Returns:
         The table.
     """
-    return evaluate_rankings(**_measured(model, config, data, split, slices))
+    return evaluate_rankings(**_measured(model, config, data, split, slices, teacher))
 
 
 def report(
-    model: PreRanker | Path,
+    model: PreRanker | Ranker | Path,
     config: Config,
     data: str | Path,
     path: str | Path,
     split: str = "test",
     slices: Sequence[str] = (),
     popularity: str | None = None,
+    teacher: str | Path | None = None,
 ) -> Evaluation:
     """Measures as `evaluate` does, and writes a page with tables and plots.
 
@@ -229,13 +302,16 @@ def report(
 
     Args:
         model: the model, or the path of an export.
-        config: names the metrics and the baselines.
+        config: names the metrics, the baselines and the slices.
         data: the prepared directory.
         path: the file, such as `report.html`.
         split: `"test"`, `"validation"` or `"train"`.
-        slices: columns of the batch that the table is also taken apart by.
+        slices: columns of the batch that the table is also taken apart by; none takes
+            those of the configuration.
         popularity: the numeric column that says how popular a document was; None takes
-            that of a baseline called `popularity`, where there is one.
+            that of the configuration.
+        teacher: run directory of a `Ranker`, whose logits stand in the place of the
+            teacher's in the data; None for those.
 
     Returns:
         The table.
@@ -245,17 +321,19 @@ def report(
     """
     from tfrs_prerank.evaluation import report as write_report
 
+    settings = config.evaluation
+    of_config = settings.popularity or settings.baselines.get("popularity")
     return write_report(
-        **_measured(model, config, data, split, slices),
+        **_measured(model, config, data, split, slices, teacher),
         path=path,
         k=config.export.k,
         doc_ids=read_documents(Path(data) / "documents.parquet").ids,
-        popularity=popularity or config.evaluation.baselines.get("popularity"),
+        popularity=popularity or of_config,
         about={"data": f"{data}, {split} requests"},
     )
 
 
-def open_model(directory: str | Path) -> PreRanker | Path:
+def open_model(directory: str | Path) -> PreRanker | Ranker | Path:
     """Returns what `evaluate` measures of a folder: a model, or an export as its path.
 
     Args:
@@ -269,20 +347,25 @@ def open_model(directory: str | Path) -> PreRanker | Path:
     directory = Path(directory)
     if (directory / "saved_model.pb").is_file() or versions_of(directory):
         return directory
-    return PreRanker.load(directory)
+    return (Ranker if holds_ranker(directory) else PreRanker).load(directory)
 
 
 def _measured(
-    model: PreRanker | Path,
+    model: PreRanker | Ranker | Path,
     config: Config,
     data: str | Path,
     split: str,
     slices: Sequence[str],
+    teacher: str | Path | None,
 ) -> dict[str, Any]:
     """Returns what is measured, as arguments of `evaluation.evaluate`."""
     settings = config.evaluation
     requests = open_requests(data, split, settings.batch_size)
+    batches: Any = requests
     there = requests(0).element_spec
+    if teacher is not None:
+        batches = requests(0).map(Ranker.load(teacher).teach)
+        there = batches.element_spec
     scored = [t for t in requests.schema.task_names if f"teacher/{t}" in there]
     rankers = {f"ranker ({task})": f"teacher/{task}" for task in scored}
     if len(scored) == 1:
@@ -295,9 +378,9 @@ def _measured(
             **rankers,
             "random": "random",
         },
-        "data": requests,
+        "data": batches,
         "metrics": make_metrics(settings.metrics, doc_ids),
-        "slices": {column: column for column in slices},
+        "slices": {column: column for column in slices or settings.slices},
         "samples": settings.samples,
     }
 
@@ -580,11 +663,22 @@ def open_requests(data: str | Path, split: str, batch_size: int) -> RequestReade
     )
 
 
-def _digest(config: Config, data: Path) -> str:
-    """Returns a digest of a configuration and of the data that it is trained on."""
-    digest = hashlib.sha256(json.dumps(to_mapping(config), default=str).encode())
-    for name in ("schema.yaml", "report.json"):
-        digest.update((data / name).read_bytes())
+def _taught(requests: Any, teacher: Ranker) -> Any:
+    """Returns a function from an epoch to its requests with a teacher's logits."""
+    return lambda epoch: requests(epoch).map(teacher.teach)
+
+
+def _digest(
+    config: Config, data: Path, made_by: str, teacher: str | Path | None
+) -> str:
+    """Returns a digest of what is trained, on which data, by which teacher."""
+    told = made_by + json.dumps(to_mapping(config), default=str)
+    digest = hashlib.sha256(told.encode())
+    files = [data / name for name in ("schema.yaml", "report.json")]
+    if teacher is not None:
+        files += sorted(file for file in Path(teacher).rglob("*") if file.is_file())
+    for file in files:
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

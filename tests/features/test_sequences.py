@@ -90,8 +90,8 @@ def test_an_encoder_is_its_layer_over_the_embeddings(name: str) -> None:
     }
     assert type(history.attention) is layers[name]
     if name == "transformer":
-        assert isinstance(history.transformer, BehaviorTransformer)
-        keys = history.transformer(keys, mask)
+        assert isinstance(history.behaviors.transformer, BehaviorTransformer)
+        keys = history.behaviors.transformer(keys, mask)
     if name == "mean":
         shares = tf.cast(mask, tf.float32) / [[4.0], [1.0], [1.0]]
         expected = tf.linalg.matvec(keys, shares, transpose_a=True)
@@ -103,7 +103,7 @@ def test_an_encoder_is_its_layer_over_the_embeddings(name: str) -> None:
     options = {
         "zero_attention": history.attention,
         "target_attention": history.attention,
-        "transformer": history.transformer,
+        "transformer": history.behaviors.transformer,
     }
     for key, value in OPTIONS[name].items():
         layer = history.attention if key in ("zero_logit", "score") else options[name]
@@ -145,7 +145,8 @@ def test_learned_positions_are_as_many_as_behaviours_are_kept() -> None:
     feature = Sequence("history", shares="shop", max_length=4, encoder="transformer")
     fields = fields_of(feature)
     fields(columns_of(history=HISTORIES))
-    assert fields.encoders["history"].transformer.position_vectors.shape == [4, 4]
+    transformer = fields.encoders["history"].behaviors.transformer
+    assert transformer.position_vectors.shape == [4, 4]
     swapped = [["b", "a", "c", "a"], *HISTORIES[1:]]
     one, other = (fields(columns_of(history=h)) for h in (HISTORIES, swapped))
     assert not np.allclose(one[0, 1], other[0, 1], atol=1e-4)
@@ -270,11 +271,12 @@ def test_gaps_are_int64_seconds_to_the_request() -> None:
     keys = tf.gather(history.table.embeddings, history.table.lookup(columns["history"]))
     mask = columns["history"] != ""
     gaps = tf.constant([[1, 2, 40, -1], [-1] * 4, [-1] * 4])
-    keys = history.transformer(keys, mask, gaps)
+    keys = history.behaviors.transformer(keys, mask, gaps)
     expected = history.attention(output[:, 0], keys, mask)
     np.testing.assert_allclose(output[:, 1], expected, rtol=1e-5, atol=1e-6)
-    other = history.transformer(keys, mask, gaps + 1)
-    assert not np.allclose(other, history.transformer(keys, mask, gaps), atol=1e-3)
+    transformer = history.behaviors.transformer
+    other = transformer(keys, mask, gaps + 1)
+    assert not np.allclose(other, transformer(keys, mask, gaps), atol=1e-3)
 
 
 def test_only_the_age_of_a_behaviour_counts() -> None:

@@ -246,6 +246,7 @@ def test_gradient_equals_finite_differences(case):
 
 
 @each_case
+@pytest.mark.slow  # every gradient equals finite differences above
 def test_gradient_of_the_gradient(case):
     labels, scores, where, weights = case.batch()
 
@@ -326,7 +327,7 @@ def test_float64_stays_float64(case, reduction):
 
 
 @each_case
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_graph_and_xla_equal_eager(case, jit):
     labels, scores, where, weights = case.float32()
     expected = value_and_gradient(

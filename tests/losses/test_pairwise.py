@@ -224,6 +224,9 @@ def test_margin_must_be_positive(loss):
         loss([[1.0]], [[0.0]], margin=0.0)
 
 
-def test_hard_negatives_must_be_a_number():
+@pytest.mark.parametrize("number", [0, 1.0, True])
+def test_hard_negatives_and_k_must_be_numbers(number):
     with pytest.raises(ValueError, match="hard_negatives must be a positive integer"):
-        losses.triplet([[1.0]], [[0.0]], hard_negatives=0)
+        losses.triplet([[1.0]], [[0.0]], hard_negatives=number)
+    with pytest.raises(ValueError, match="k must be a positive integer"):
+        losses.lambdarank([[1.0]], [[0.0]], k=number)

@@ -48,22 +48,24 @@ def check(
     batches: tf.data.Dataset,
     normalization: str,
     metrics: Sequence[Any] = (),
+    more: Sequence[tp.Term] = (),
 ) -> tuple[tp.PreRanker, tp.PreRanker]:
     """Three steps on one and on four; returns the two models."""
-    one = model_of(normalization, metrics=metrics)
+    one = model_of(normalization, *more, metrics=metrics)
     with strategy.scope():
-        four = model_of(normalization, metrics=metrics)
+        four = model_of(normalization, *more, metrics=metrics)
     four.network.set_weights(one.network.get_weights())
     start = state_of(one)
     history = one.fit(batches, verbose=0).history
     of_four = four.fit(batches, verbose=0).history
 
     assert one.optimizer.iterations == four.optimizer.iterations == 3
-    assert_same_state(state_of(one), state_of(four), 1e-6)
+    # Gradients that are nothing but rounding grow with the logits.
+    assert_same_state(state_of(one), state_of(four), 1e-5 if more else 1e-6)
     for name, value in state_of(one).items():
         if "moving" in name or "embeddings" in name:
             assert not np.allclose(value, start[name], atol=1e-4), name
-    assert_same_logs(history, of_four, 4 + 2 * len(metrics))
+    assert_same_logs(history, of_four, 4 + 2 * len(metrics) + len(more))
     return one, four
 
 
@@ -94,13 +96,13 @@ def main() -> None:
     # six leaves the fourth without a request.
     arrays = {name: values[:22] for name, values in arrays.items()}
     arrays["mask"][2:4] = False
-    check(strategy, dataset(arrays, 8), "batch")
-
-    with strategy.scope():
-        refused = model_of("layer", tp.Term("click", "in_batch_softmax"))
-    try:
-        refused.fit(dataset(arrays, 8), verbose=0)
-    except ValueError as error:
-        assert "in_batch_softmax on several replicas" in str(error)
-    else:
-        raise AssertionError("in_batch_softmax was trained on several replicas")
+    # Every replica sees the documents of all, and counts them once.
+    terms = (
+        tp.Term("click", "in_batch_softmax", temperature=0.5, log_q=True),
+        tp.Term("like", "in_batch_softmax", hard_negatives=2),
+    )
+    one, four = check(strategy, dataset(arrays, 8), "batch", more=terms)
+    for name in ("step", "last_step", "gap"):
+        ours, theirs = (getattr(model.frequency, name) for model in (one, four))
+        for copy in strategy.experimental_local_results(theirs):
+            np.testing.assert_array_equal(ours, copy, err_msg=name)

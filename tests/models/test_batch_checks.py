@@ -15,7 +15,7 @@ from tests.models.small import (
     state_of,
     take,
 )
-from tfrs_prerank.models.network import check_batch
+from tfrs_prerank.models.columns import check_batch
 
 ARRAYS = random_requests(2, 3, position=True)
 BATCH = take(ARRAYS, 0, 2)

@@ -12,7 +12,7 @@ from tfrs_prerank.declaration import ConfigurationError
 from tfrs_prerank.metrics import GAUC, NDCG
 
 TASKS = ("click", "like")
-OBJECTIVE = "PreRanker optimises its objective; pass objective=Objective(...)"
+OBJECTIVE = "the model optimises its objective; pass objective=Objective(...)"
 NEW = "give LazyAdam() or one of tf.keras.optimizers, not a legacy one"
 OWN = "give metrics of tfrs_prerank.metrics, which read whole lists"
 
@@ -25,7 +25,7 @@ OWN = "give metrics of tfrs_prerank.metrics, which read whole lists"
         (
             {"weighted_metrics": [NDCG(3)]},
             ConfigurationError,
-            "weighted_metrics: PreRanker weighs no metrics; pass metrics=[...]",
+            "weighted_metrics: the model weighs no metrics; pass metrics=[...]",
         ),
         (
             {"metrics": {"clik": [NDCG(3)]}},

@@ -142,7 +142,7 @@ def test_scores_fuse_the_tasks() -> None:
     fused = 0.25 * sigmoid(outputs["click"]) + 2.0 * sigmoid(outputs["like"])
     np.testing.assert_allclose(outputs["scores"][mask], fused[mask], rtol=1e-5)
     np.testing.assert_array_equal(outputs["scores"][~mask], 0.0)
-    model.network.fusion.assign([1.0, 0.0])
+    model.network.fusion.weight.assign([1.0, 0.0])
     only_click = model(batch)["scores"].numpy()
     np.testing.assert_allclose(
         only_click[mask], sigmoid(outputs["click"])[mask], rtol=1e-5

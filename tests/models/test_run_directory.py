@@ -99,7 +99,7 @@ def test_a_failure_while_writing_leaves_the_old_one(
     model = small_model()
     model.save(tmp_path / "run")
     before = state_of(model)
-    model.network.fusion.assign([2.0])
+    model.network.fusion.weight.assign([2.0])
 
     def fail(self: tf.train.Checkpoint, prefix: str) -> None:
         Path(prefix).parent.mkdir()

@@ -585,7 +585,7 @@ def test_broken_weights_are_refused_wherever_they_are(tmp_path, place, value):
     elif place == "scorer":
         network.scorer.log_scale.assign([value])
     else:
-        network.fusion.assign([value])
+        network.fusion.weight.assign([value])
     with pytest.raises(ValueError, match="not finite") as error:
         export(model, small_documents(3), tmp_path / "model")
     assert "weight" in one_line(error)

@@ -69,6 +69,7 @@ def test_the_activation_is_the_towers() -> None:
 
 
 def test_one_expert_of_one_task_is_another_layer_of_the_mlp() -> None:
+    tf.keras.utils.set_random_seed(1)
     one = Experts("mmoe", count=1, units=(4,))
     with_expert = tower_model(units=(3,), size=2, experts=one)
     plain = tower_model(units=(3, 4), size=2)

@@ -13,7 +13,7 @@ from tfrs_prerank.features import Categorical, Numeric, Schema, Task
 from tfrs_prerank.features.encoders import make_tables
 from tfrs_prerank.towers import BiasModel, Gate, Interaction, Tower, TowerModel
 from tfrs_prerank.towers.tower import Activation
-from tfrs_prerank.towers.tower_model import MLP
+from tfrs_prerank.towers.tower_model import MLP, own_fields
 
 A = Numeric("a", "doc", dimension=2)
 B = Numeric("b", "doc", dimension=2)
@@ -35,9 +35,8 @@ COLUMNS = {"a": tf.constant([1.0]), "b": tf.constant([2.0])}
 def tower_model(tasks: int = 1, size: int = 1, **declared: Any) -> TowerModel:
     """Makes a tower over the fields (a, a) and (b, -b)."""
     tower = Tower(dimension=2, **declared)
-    model = TowerModel(
-        tower, [A, B], make_tables(SCHEMA), TASKS[:tasks], size, "doc_tower"
-    )
+    fields = own_fields(tower, [A, B], make_tables(SCHEMA))
+    model = TowerModel(tower, fields, TASKS[:tasks], size, "doc_tower")
     model(COLUMNS)  # builds it
     model.fields.encoders["a"].kernel.assign([1, 1])
     model.fields.encoders["b"].kernel.assign([1, -1])
@@ -210,9 +209,9 @@ def test_a_tower_reads_the_features_of_one_owner():
         ([], "none"),
     ):
         with pytest.raises(ValueError) as error:
-            TowerModel(Tower(), features, tables, ["click"], 1, "doc_tower")
+            own_fields(Tower(), features, tables)
         assert str(error.value) == (
-            "doc_tower reads the features of one owner, at least one. "
+            "a tower reads the features of one owner, at least one. "
             f"Received: {received}"
         )
 

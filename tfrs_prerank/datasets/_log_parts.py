@@ -138,7 +138,8 @@ def differs(array: pa.Array, left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def _codes(array: pa.Array) -> np.ndarray:
     """Returns numbers that are equal where the values are."""
     if pa.types.is_floating(array.type):
-        # By their bits: 0.0 and -0.0 are different values to write.
+        # By their bits, in which NaN equals itself; numbers that were read in hold no
+        # -0.0, see `_log_rows.typed`.
         array = array.view(f"int{array.type.bit_width}")
     if not pa.types.is_dictionary(array.type):
         try:

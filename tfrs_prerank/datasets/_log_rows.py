@@ -295,8 +295,7 @@ def _column(
         codes = _stages(array, text, where)
         return pa.array(codes, pa.int32()), {"unknown_stage": codes < 0}
     if role == "position":
-        filled = _cast(array, "int64", text, where).fill_null(-1)
-        return pc.max_element_wise(filled, -1).cast(pa.int32()), {}
+        return _positions(_cast(array, "int64", text, where), where), {}
     if role in ("label", "weight", "teacher", "log_q"):
         numbers = _numpy(_cast(array, "float32", text, where).fill_null(np.nan))
         if role == "log_q":
@@ -388,7 +387,9 @@ def _cast(array: pa.Array, dtype: str, text: bool, where: str) -> pa.Array:
             return array.cast(pa.string())
         if dtype == "int64":
             return _integers(array)
-        return array.cast(pa.float64()).cast(pa.float32(), safe=False)
+        numbers = array.cast(pa.float64()).cast(pa.float32(), safe=False)
+        # -0.0 becomes 0.0: equal numbers are compared, and written, by their bits.
+        return pc.add(numbers, pa.scalar(0.0, pa.float32()))
     except pa.ArrowInvalid as error:
         reason = on_one_line(error)
         raise ValueError(
@@ -432,6 +433,18 @@ def _seconds(array: pa.Array, text: bool, where: str) -> pa.Array:
     raise TypeError(
         f"{where}: a time in seconds or a timestamp is wanted. Received: {kind}"
     )
+
+
+def _positions(array: pa.Array, where: str) -> pa.Array:
+    """Returns int32 places, -1 for none."""
+    highest = pc.max(array).as_py()
+    most = np.iinfo(np.int32).max
+    if highest is not None and highest > most:
+        raise ValueError(
+            f"{where}: places up to {most} are wanted. Received: {highest}; correct "
+            "the cell"
+        )
+    return pc.max_element_wise(array.fill_null(-1), -1).cast(pa.int32())
 
 
 def _stages(array: pa.Array, text: bool, where: str) -> np.ndarray:

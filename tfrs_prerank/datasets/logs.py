@@ -370,6 +370,12 @@ def _report(
     config: LogsConfig, counts: lists.Counts, times: np.ndarray, documents: int
 ) -> tuple[ConvertReport, tuple[int, int]]:
     """Splits by time; requests of one second stay together."""
+    if not counts.rows_read:
+        given = config.requests
+        named = given if isinstance(given, str) else ", ".join(given)
+        raise ValueError(
+            f"requests: {named} holds no row; give a log with requests in it"
+        )
     if config.boundaries is not None:
         starts = config.boundaries
     else:

@@ -21,6 +21,7 @@ from tfrs_prerank.datasets._records import (
     required_columns,
 )
 from tfrs_prerank.declaration import nearest
+from tfrs_prerank.distribution import shared_by_rows
 from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.schema import Column, Schema
 from tfrs_prerank.progress import track
@@ -201,7 +202,8 @@ class RequestReader:
 
     With `shuffle` the files are read in a new order, and blocks of requests are
     shuffled in memory. The order does not depend on `tf.random.set_seed`, on the
-    number of threads, or on what was read before.
+    number of threads, or on what was read before. Workers of a distributed training
+    each take their rows of every batch, so the order does not depend on their number.
 
     Args:
         files: TFRecord files.
@@ -292,7 +294,7 @@ class RequestReader:
         )
         # Shuffling by blocks hides the length.
         length = tf.data.experimental.assert_cardinality(len(self))
-        return dataset.apply(length).prefetch(tf.data.AUTOTUNE)
+        return shared_by_rows(dataset.apply(length)).prefetch(tf.data.AUTOTUNE)
 
     def _columns_in_files(self) -> dict[str, Column]:
         """Returns the columns to parse: those required and those that are there."""

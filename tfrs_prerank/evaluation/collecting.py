@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -71,7 +71,8 @@ class Collector:
         tasks: the tasks.
         k: size of the forwarded set.
         m: how many of the ranker's best count.
-        doc_ids: all ids of the catalogue; None takes the candidates that occur.
+        doc_ids: all ids of the catalogue, as `catalogue` returns them; None takes the
+            candidates that occur.
         popularity: a numeric column `[B, L]`, None for none.
     """
 
@@ -81,7 +82,7 @@ class Collector:
         tasks: Sequence[str],
         k: int,
         m: int,
-        doc_ids: np.ndarray | None,
+        doc_ids: tf.Tensor | None,
         popularity: str | None,
     ) -> None:
         self._rows, self._tasks, self._k, self._m = rows, tasks, k, m
@@ -101,6 +102,8 @@ class Collector:
 
         Raises:
             KeyError: the batch has no ids, or no such column of popularity.
+            ValueError: that column is not numeric `[B, L]`.
+            TypeError: the batch's ids are of another type than the catalogue's.
         """
         if "doc_ids" not in batch:
             raise KeyError("the batch has no 'doc_ids', which a report counts by")
@@ -130,7 +133,7 @@ class Collector:
             shown = real & (stage == STAGES["exposed"])
         else:
             shown = np.zeros_like(real)
-        self._forwarded.add(batch["doc_ids"].numpy(), [*kept, shown], real)
+        self._forwarded.add(batch["doc_ids"], [*kept, shown], real)
 
     def result(self) -> Curves:
         """Returns the curves of what was added."""
@@ -184,7 +187,14 @@ class Collector:
                 f"popularity={name!r}: the batch has no such column; "
                 f"{nearest(name, batch)}"
             )
-        popularity = batch[name].numpy().astype(np.float64)
+        column = batch[name]
+        is_number = column.dtype.is_floating or column.dtype.is_integer
+        if not is_number or column.shape != wanted.shape:
+            raise ValueError(
+                f"popularity={name!r}: the column is {_kind(column)}: name one of "
+                f"numbers per document, {wanted.shape}"
+            )
+        popularity = column.numpy().astype(np.float64)
         those = (wanted > 0) & ~np.isnan(popularity)
         self._positives[task].append(np.stack([popularity[those], *kept[:, those]]))
 
@@ -213,6 +223,31 @@ class Collector:
         sums = [np.bincount(part, own, len(edges) + 1) for own in kept]
         values = {row: own / count for row, own in zip(self._rows, sums, strict=True)}
         return ByPopularity(task, self._k, str(self._popularity), edges, count, values)
+
+
+def catalogue(doc_ids: Any) -> tf.Tensor:
+    """Returns all ids of a catalogue as a tensor.
+
+    Args:
+        doc_ids: strings or integers.
+
+    Raises:
+        ValueError: there is none, or one is there twice.
+        TypeError: it is no list of strings or integers.
+    """
+    ids = tf.convert_to_tensor(doc_ids)
+    if not tf.size(ids):
+        raise ValueError("doc_ids is empty: give all ids of the catalogue, or None")
+    if ids.shape.rank != 1 or not (ids.dtype == tf.string or ids.dtype.is_integer):
+        raise TypeError(
+            f"doc_ids is {_kind(ids)}: give a list of ids, strings or integers"
+        )
+    distinct, counts = np.unique(ids.numpy(), return_counts=True)
+    if len(distinct) < len(ids):
+        twice = distinct[counts > 1].tolist()[0]
+        twice = twice.decode("utf-8", "replace") if isinstance(twice, bytes) else twice
+        raise ValueError(f"doc_ids holds {twice!r} twice: give every id once")
+    return ids
 
 
 class _Hits:
@@ -298,31 +333,35 @@ class _FunnelCounts:
 class _Forwarded:
     """How often each document was forwarded."""
 
-    def __init__(self, rows: Sequence[str], doc_ids: np.ndarray | None) -> None:
+    def __init__(self, rows: Sequence[str], doc_ids: tf.Tensor | None) -> None:
         self._rows = rows
-        self._whole = doc_ids is not None
-        known = (
-            [] if doc_ids is None else tf.convert_to_tensor(doc_ids).numpy().tolist()
-        )
+        self._catalogue = doc_ids
+        known = [] if doc_ids is None else doc_ids.numpy().tolist()
         self._places = {doc_id: place for place, doc_id in enumerate(known)}
         self._sums = np.zeros((len(rows), len(known)))
+        self._outside = 0
 
-    def add(
-        self, ids: np.ndarray, kept: Sequence[np.ndarray], real: np.ndarray
-    ) -> None:
+    def add(self, ids: tf.Tensor, kept: Sequence[np.ndarray], real: np.ndarray) -> None:
         """Adds a batch: ids `[B, L]` and the probability of being forwarded."""
-        distinct, place = np.unique(ids[real], return_inverse=True)
-        places = [
-            self._places.setdefault(doc_id, len(self._places))
-            for doc_id in distinct.tolist()
-        ]
-        new = len(self._places) - self._sums.shape[1]
-        if new:
-            # A candidate that the catalogue lacks is a document all the same.
+        distinct, place = np.unique(ids.numpy()[real], return_inverse=True)
+        if self._catalogue is None:
+            for doc_id in distinct.tolist():
+                self._places.setdefault(doc_id, len(self._places))
+            new = len(self._places) - self._sums.shape[1]
             self._sums = np.pad(self._sums, [(0, 0), (0, new)])
+        elif (ids.dtype == tf.string) != (self._catalogue.dtype == tf.string):
+            raise TypeError(
+                f"doc_ids is {self._catalogue.dtype.name} and the batch's 'doc_ids' "
+                f"{ids.dtype.name}: give the catalogue's ids as the batch has them"
+            )
+        found = [self._places.get(doc_id, -1) for doc_id in distinct.tolist()]
+        places = np.array(found, np.int64)
+        known = places >= 0
+        place = place.reshape(-1)
+        self._outside += int((~known[place]).sum())
         for row, own in enumerate(kept):
-            sums = np.bincount(place.reshape(-1), own[real], len(distinct))
-            self._sums[row, np.array(places, np.int64)] += sums
+            sums = np.bincount(place, own[real], len(distinct))
+            self._sums[row, places[known]] += sums[known]
 
     def result(self, k: int, rows: Sequence[str]) -> Lorenz:
         """Returns the curves of rows, where they forwarded anything."""
@@ -336,7 +375,12 @@ class _Forwarded:
                 n = len(counts)
                 spread = (2.0 * np.arange(1, n + 1) - n - 1) @ counts
                 gini[row] = float(spread / (n * counts.sum()))
-        return Lorenz(k, len(self._places), self._whole, shares, gini)
+        whole = self._catalogue is not None
+        return Lorenz(k, len(self._places), whole, self._outside, shares, gini)
+
+
+def _kind(tensor: tf.Tensor) -> str:
+    return f"{tensor.dtype.name} of shape {tuple(tensor.shape)}"
 
 
 def _positives(batch: Batch, column: str) -> np.ndarray:

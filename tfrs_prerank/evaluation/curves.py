@@ -83,6 +83,7 @@ class Lorenz:
         k: size of the forwarded set.
         documents: number of documents, those never forwarded included.
         whole: whether these are all of the catalogue, or all candidates that occurred.
+        outside: candidates of all lists that the catalogue lacks, which are left out.
         shares: by ranking, the share of all places that the least forwarded documents
             have together `[P]`, for the first 0, 1/(P-1), ... of the documents.
         gini: by ranking, the Gini coefficient, as `metrics.PopularityGini`.
@@ -91,6 +92,7 @@ class Lorenz:
     k: int
     documents: int
     whole: bool
+    outside: int
     shares: Mapping[str, np.ndarray]
     gini: Mapping[str, float]
 

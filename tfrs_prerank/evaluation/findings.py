@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tfrs_prerank.evaluation.rankings import Outputs
 from tfrs_prerank.evaluation.results import Finding
-from tfrs_prerank.evaluation.series import Series
+from tfrs_prerank.evaluation.series import Copies, Series, sliced_by_document
 from tfrs_prerank.features.declarations import STAGES
 from tfrs_prerank.metrics import ScoreRecall
+from tfrs_prerank.metrics._catalog_metric import CatalogMetric
 from tfrs_prerank.metrics._kept_share import KeptShare
 
 
@@ -103,6 +104,69 @@ class Census:
         self._positions += int((mask & shown).sum())
         self._documents[_CONTRADICTION] += int((mask & shown & ~exposed).sum())
         self._documents[_NOT_SHOWN] += int((mask & exposed & ~shown).sum())
+
+
+def of_catalogues(
+    copies: Mapping[Series, Copies], documents: int
+) -> tuple[Finding, ...]:
+    """Counts forwarded documents that a metric's catalogue lacks.
+
+    Args:
+        copies: the metrics that are no sums over lists.
+        documents: how many candidates there are.
+
+    Returns:
+        A finding for each ranking with some. A tie at the cut counts as the chance to
+        be kept, and their sum is rounded, but not to 0.
+    """
+    found: dict[tuple[str, int], list[str]] = {}
+    for series, own in copies.items():
+        if not isinstance(series.metric, CatalogMetric):
+            continue
+        for row, metric in zip(series.rows, own.metrics, strict=True):
+            unknown = float(metric.unknown_documents)
+            if unknown > 0:
+                names = found.setdefault((row, round(unknown) or 1), [])
+                names.append(series.name)
+    return tuple(
+        Finding(
+            count,
+            documents,
+            "documents",
+            f"are forwarded by {row!r} and not in the catalogue of {', '.join(names)}",
+        )
+        for (row, count), names in found.items()
+    )
+
+
+def of_slices(
+    series: Sequence[Series], requests: Iterable[str], documents: Iterable[str]
+) -> tuple[Finding, ...]:
+    """Names the metrics that slices leave out.
+
+    Args:
+        series: what is measured.
+        requests: the slices that take lists apart.
+        documents: those that take positives apart.
+    """
+    measured = [one for one in series if one.rows]
+    no_sums = [one.name for one in measured if not one.metric.additive]
+    whole = [
+        one.name
+        for one in measured
+        if one.metric.additive and not sliced_by_document(one.metric)
+    ]
+    documents = list(documents)
+    lines = [(no_sums, "are in no slice, since they are no sums over lists")]
+    lines += [
+        (whole, f"are not in the slice {name!r}, which takes positives apart")
+        for name in documents
+    ]
+    return tuple(
+        Finding(len(names), len(measured), "metrics", f"{what}: {', '.join(names)}")
+        for names, what in lines
+        if names and (documents or list(requests))
+    )
 
 
 _CONTRADICTION = "have a stage that contradicts their position"

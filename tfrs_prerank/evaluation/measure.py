@@ -17,7 +17,7 @@ from tfrs_prerank.evaluation.batches import (
     tasks_in,
 )
 from tfrs_prerank.evaluation.bootstrap import number_groups
-from tfrs_prerank.evaluation.findings import Census
+from tfrs_prerank.evaluation.findings import Census, of_catalogues, of_slices
 from tfrs_prerank.evaluation.rankings import Batch, Outputs, Ranking
 from tfrs_prerank.evaluation.results import Evaluation
 from tfrs_prerank.evaluation.series import (
@@ -68,7 +68,8 @@ def evaluate(
 
     What a metric cannot use is counted in `Evaluation.findings`, and printed: requests
     without a positive or a ranker's score, of one candidate or of no more than k,
-    stages that contradict positions, documents without a score. A metric without one
+    stages that contradict positions, documents without a score, forwarded documents
+    that a metric's catalogue lacks, metrics that slices leave out. A metric without one
     usable list is left out, with a warning.
 
     Args:
@@ -102,7 +103,7 @@ def evaluate(
     Raises:
         KeyError: a column or an output that is needed is missing.
         ValueError: there is no batch, metrics share a name, scores have the wrong
-            shape or are NaN, or an argument is out of range.
+            shape or are NaN, a task is named twice, or an argument is out of range.
         TypeError: an argument or a batch is of the wrong type.
         FileNotFoundError: there is no export at a path.
 
@@ -163,6 +164,9 @@ class Measurement:
         self.tasks = [tasks] if isinstance(tasks, str) else list(tasks or ())
         if tasks is not None and not self.tasks:
             raise ValueError("tasks is empty: name a task, or leave it out for all")
+        for task in self.tasks:
+            if self.tasks.count(task) > 1:
+                raise ValueError(f"tasks names {task!r} twice: name every task once")
         self._slices = {
             name: source if isinstance(source, Slice) else Slice(source)
             for name, source in (slices or {}).items()
@@ -235,7 +239,11 @@ class Measurement:
         }
         return dataclasses.replace(
             self._evaluation(whole, groups, self._copies),
-            findings=self._census.result(),
+            findings=(
+                *self._census.result(),
+                *of_catalogues(self._copies, self._census.documents),
+                *of_slices(self.series, self._of_requests, self._of_documents),
+            ),
             slices=slices,
         )
 
@@ -259,8 +267,8 @@ class Measurement:
                 continue
             if not any(sliced_by_document(series.metric) for series in self.series):
                 raise ValueError(
-                    f"slices[{name!r}] takes positives apart, which hit rates and "
-                    "calibration metrics can; give one, such as HitRate(100)"
+                    f"slices[{name!r}] takes positives apart, which hit rates, PCOC "
+                    "and NormalizedEntropy can; give one, such as HitRate(100)"
                 )
             buckets = self._of_documents.setdefault(name, {})
             inside = source.members(name, values, batch["mask"].numpy())
@@ -337,8 +345,8 @@ def warn_of_absent(series: Sequence[Series], evaluation: Evaluation) -> None:
             why = f"{one.name} is left out: it needs logits, and no ranking gives any"
         elif rows:
             why = (
-                f"{one.name} is left out for {', '.join(rows)}: no list had a label "
-                "that it can use"
+                f"{one.name} is left out for {', '.join(rows)}: no list has what it "
+                f"needs in {', '.join(one.columns)}"
             )
         if why is not None:
             warnings.warn(why, stacklevel=3)

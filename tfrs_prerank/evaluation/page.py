@@ -142,6 +142,8 @@ def sections(contents: Contents) -> list[Section]:
     curves = contents.curves
     lorenz, k = curves.lorenz, curves.lorenz.k
     whole = "the catalogue" if lorenz.whole else "all candidates that occur"
+    if lorenz.outside:
+        whole += f"; {lorenz.outside:,} candidates that it lacks are left out"
     hits = [
         Figure(
             f"{curve.title}, kept by the k best",

@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfrs_prerank.declaration import nearest
-from tfrs_prerank.models import PreRanker
-from tfrs_prerank.models.network import check_batch
+from tfrs_prerank.models.columns import check_batch, own_columns
+from tfrs_prerank.models.request_model import RequestModel
 from tfrs_prerank.serving.exporter import versions_of
 
 Batch = Mapping[str, tf.Tensor]
@@ -140,7 +140,7 @@ class Ranking:
         return scores
 
 
-def own_columns(model: PreRanker, batch: Batch) -> dict[str, tf.Tensor]:
+def columns_for(model: RequestModel, batch: Batch) -> dict[str, tf.Tensor]:
     """Returns the columns of a batch that a model reads.
 
     Others may be there for other rankings and for slices: the model would refuse them.
@@ -152,14 +152,9 @@ def own_columns(model: PreRanker, batch: Batch) -> dict[str, tf.Tensor]:
     Raises:
         KeyError: the batch lacks one.
     """
-    columns = model.schema.columns()
-    own = {
-        name: tensor
-        for name, tensor in batch.items()
-        if name in columns or name in ("doc_ids", "mask")
-    }
+    own = own_columns(model.network.schema, batch)
     # Here and not within a graph, where an error's message has many lines.
-    check_batch(model.schema, own)
+    check_batch(model.network.schema, own)
     return own
 
 
@@ -171,8 +166,8 @@ def _outputs_of(row: str, source: Any) -> Callable[[Batch], Any]:
             # Tied scores count as the mean over random orders: nothing to be drawn.
             return lambda batch: tf.zeros(batch["mask"].shape, tf.float64)
         return lambda batch: _column(row, source, batch)
-    if isinstance(source, PreRanker):
-        return _PreRankerOutputs(source)
+    if isinstance(source, RequestModel):
+        return _ModelOutputs(source)
     if "serving_default" in getattr(source, "signatures", {}):
         return _ExportOutputs(row, source)
     if not callable(source):
@@ -212,17 +207,17 @@ def _export_in(row: str, path: Path) -> Path:
     return path / str(versions[-1])
 
 
-class _PreRankerOutputs:
-    """A pre-ranker as a graph that is traced once for all shapes of batches."""
+class _ModelOutputs:
+    """A model of the package as a graph, traced once for all shapes of batches."""
 
-    def __init__(self, model: PreRanker) -> None:
+    def __init__(self, model: RequestModel) -> None:
         self._model = model
         self._function: Callable[[Batch], Any] | None = None
 
     def __call__(self, batch: Batch) -> Any:
-        own = own_columns(self._model, batch)
+        own = columns_for(self._model, batch)
         if self._function is None:
-            columns = self._model.schema.columns()
+            columns = self._model.network.schema.columns()
             spec = {}
             for name, tensor in own.items():
                 shape: list[int | None] = [None] * tensor.shape.rank

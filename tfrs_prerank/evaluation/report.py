@@ -14,12 +14,12 @@ from typing import Any
 
 import tfrs_prerank
 from tfrs_prerank.evaluation import page
-from tfrs_prerank.evaluation.collecting import Collector
+from tfrs_prerank.evaluation.collecting import Collector, catalogue
 from tfrs_prerank.evaluation.curves import Curves
 from tfrs_prerank.evaluation.measure import Measurement, warn_of_absent
-from tfrs_prerank.evaluation.rankings import Batch, Ranking, own_columns
+from tfrs_prerank.evaluation.rankings import Batch, Ranking, columns_for
 from tfrs_prerank.evaluation.results import Evaluation
-from tfrs_prerank.models import PreRanker
+from tfrs_prerank.models import PreRanker, Ranker
 from tfrs_prerank.serving.exporter import MANIFEST, fingerprint
 
 _WEIGHED_REQUESTS = 1000
@@ -94,8 +94,9 @@ def report(
         path: the file, such as `"report.html"`; an earlier one is replaced.
         k: size of the set that is forwarded.
         m: how many of the ranker's best count.
-        doc_ids: all ids of the catalogue, for the Lorenz curve; without them it is that
-            of the candidates that occur, which flatters.
+        doc_ids: all ids of the catalogue, for the Lorenz curve, which leaves out and
+            counts other candidates; without them it is that of the candidates that
+            occur, which flatters.
         popularity: a numeric batch column `[B, L]` of how popular documents were;
             without it there is no hit rate by popularity.
         title: of the page.
@@ -114,8 +115,9 @@ def report(
         ImportError: Matplotlib or Jinja is not installed.
         IsADirectoryError: the path is a folder.
         KeyError: as `evaluate`, or there is no column of popularity.
-        ValueError: as `evaluate`, or k or m is not positive.
-        TypeError: as `evaluate`.
+        ValueError: as `evaluate`, k or m is not positive, `doc_ids` is empty or holds
+            an id twice, or the column of popularity is not numeric `[B, L]`.
+        TypeError: as `evaluate`, or `doc_ids` is no list of strings or integers.
 
     Example:
     >>> import pathlib, tempfile
@@ -139,6 +141,8 @@ def report(
     for name, value in (("k", k), ("m", m)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}={value!r}: give a positive number of documents")
+    if doc_ids is not None:
+        doc_ids = catalogue(doc_ids)
     measurement = Measurement(rankings, metrics, tasks, groups, slices, samples, seed)
     rows = [ranking.row for ranking in measurement.rankings]
     collector = None
@@ -220,7 +224,7 @@ def _field_weights(
     for ranking in rankings:
         model = ranking.source
         if isinstance(model, PreRanker) and _has_gate(model):
-            own = [own_columns(model, batch) for batch in batches]
+            own = [columns_for(model, batch) for batch in batches]
             found[ranking.row] = model.field_weights(own)
     return found
 
@@ -238,6 +242,8 @@ def _models(rankings: Sequence[Ranking]) -> dict[str, str]:
         source = ranking.source
         if isinstance(source, PreRanker):
             what = f"model, weights {fingerprint(source)[:16]}"
+        elif isinstance(source, Ranker):
+            what = "ranker"
         elif ranking.version is not None:
             digest = _exported(ranking.version)[:16]
             what = f"export {ranking.version}, weights {digest}"

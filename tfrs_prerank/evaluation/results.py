@@ -74,12 +74,12 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """How many lists or documents are of little or no use, and why.
+    """How many lists, documents or metrics are of little or no use, and why.
 
     Attributes:
         count: how many.
         total: out of how many.
-        unit: `"lists"` or `"documents"`.
+        unit: `"lists"`, `"documents"` or `"metrics"`.
         what: the end of the sentence.
 
     Example:
@@ -109,7 +109,7 @@ class Evaluation:
         samples: number of resamples.
         seed: of the resamples.
         requests: number of lists in the data.
-        findings: lists and documents that are of little or no use, and why.
+        findings: what is of little or no use, and why.
         slices: by the slice's name and the bucket's, an evaluation of that part alone.
         resampled: the values of every resample by task, metric and row, for `compare`.
 

@@ -150,11 +150,14 @@ class Copies:
 
     Args:
         series: the series.
+
+    Attributes:
+        metrics: one for each row.
     """
 
     def __init__(self, series: Series) -> None:
         kind, config = type(series.metric), series.metric.get_config()
-        self._metrics = [kind.from_config(config) for _ in series.rows]
+        self.metrics = [kind.from_config(config) for _ in series.rows]
         self._used: list[np.ndarray] = []
 
     def add(
@@ -168,7 +171,7 @@ class Copies:
         if columns["labels"].dtype.is_floating:
             known &= ~tf.math.is_nan(columns["labels"])
         self._used.append(tf.reduce_any(known, axis=1).numpy())
-        for metric, own in zip(self._metrics, scores, strict=True):
+        for metric, own in zip(self.metrics, scores, strict=True):
             metric.update_state(scores=own, where=mask, **columns)
 
     @property
@@ -179,7 +182,7 @@ class Copies:
     @property
     def values(self) -> np.ndarray:
         """The value of every row, NaN for none."""
-        return np.array([float(metric.result()) for metric in self._metrics])
+        return np.array([float(metric.result()) for metric in self.metrics])
 
 
 def sliced_by_document(metric: Any) -> bool:

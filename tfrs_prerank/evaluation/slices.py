@@ -25,10 +25,10 @@ class Slice:
     A value per request `[B]` takes the lists apart: each bucket is measured with all
     metrics, as if there were no other lists. A value per document `[B, L]`, such as a
     document's age, takes the *positives* apart: hit rates say which share of the
-    positives of a bucket is kept, in competition with all candidates, and calibration
-    metrics read the labels of the bucket alone. Other metrics have no such part, and
-    `ECE`, `CatalogCoverage` and `PopularityGini`, which are no sums over lists, are in
-    no slice.
+    positives of a bucket is kept, in competition with all candidates, and `PCOC` and
+    `NormalizedEntropy` read the labels of the bucket alone. Other metrics have no such
+    part, and `ECE`, `CatalogCoverage` and `PopularityGini`, which are no sums over
+    lists, are in no slice. `Evaluation.findings` names those that are left out.
 
     Strings are buckets of their own, at most 30. Numbers are cut at `edges`; without
     them, numbers of requests are cut into `buckets` of similar size where they have
@@ -37,7 +37,7 @@ class Slice:
 
     Args:
         source: a batch column, or a function from a batch to values.
-        edges: ascending numbers.
+        edges: ascending numbers, for values that are numbers.
         buckets: how many, where there are no edges.
 
     Raises:
@@ -76,7 +76,7 @@ class Slice:
         Raises:
             KeyError: there is no such column.
             ValueError: the shape is neither `[B]` nor `[B, L]`.
-            TypeError: values are neither strings nor numbers.
+            TypeError: values are neither strings nor numbers, or strings with edges.
         """
         if isinstance(self.source, str):
             if self.source not in batch:
@@ -94,6 +94,11 @@ class Slice:
                 f"request, {tuple(shape[:1])}, or per document, {tuple(shape)}"
             )
         if values.dtype == tf.string:
+            if self.edges is not None:
+                raise TypeError(
+                    f"slices[{name!r}] gives strings, which edges cannot cut: leave "
+                    f"edges out. Received: edges={self.edges!r}"
+                )
             return values.numpy()
         if not (values.dtype.is_integer or values.dtype.is_floating):
             raise TypeError(

@@ -123,6 +123,8 @@ class Categorical:
         point_in_time: the column comes from the request's record in training (as it was
             then) and from the documents table at export.
         training_only: feeds the bias logit that serving leaves out.
+        privileged: read by a `Ranker` alone, as what is too costly for a pre-ranker: a
+            pre-ranker learns from it by distillation only, and serving never sees it.
 
     >>> from tfrs_prerank import Categorical
     >>> Categorical("user_id", "query", buckets=100_000, id_dropout=0.1).dimension
@@ -143,6 +145,7 @@ class Categorical:
     max_vocabulary: int | None = None
     point_in_time: bool = False
     training_only: bool = False
+    privileged: bool = False
     kind: Literal["categorical"] = "categorical"
 
     def __post_init__(self) -> None:
@@ -191,6 +194,7 @@ class Numeric:
         dimension: size of the field.
         point_in_time: see `Categorical`.
         training_only: see `Categorical`.
+        privileged: see `Categorical`.
 
     >>> from tfrs_prerank import Numeric
     >>> Numeric("price", "doc", log1p=True, standardize=True).log1p
@@ -209,6 +213,7 @@ class Numeric:
     dimension: int = 16
     point_in_time: bool = False
     training_only: bool = False
+    privileged: bool = False
     kind: Literal["numeric"] = "numeric"
 
     def __post_init__(self) -> None:
@@ -272,6 +277,7 @@ class Dense:
         dimension: size of the field that it is projected to.
         point_in_time: see `Categorical`.
         training_only: see `Categorical`.
+        privileged: see `Categorical`.
 
     >>> from tfrs_prerank import Dense
     >>> Dense("cover", "doc", size=512).dimension
@@ -284,6 +290,7 @@ class Dense:
     dimension: int = 16
     point_in_time: bool = False
     training_only: bool = False
+    privileged: bool = False
     kind: Literal["dense"] = "dense"
 
     def __post_init__(self) -> None:
@@ -312,6 +319,7 @@ class Text:
         max_vocabulary: see `Categorical`.
         point_in_time: see `Categorical`.
         training_only: see `Categorical`.
+        privileged: see `Categorical`.
 
     >>> from tfrs_prerank import Text
     >>> Text("title", "doc", shares="query").max_tokens
@@ -332,6 +340,7 @@ class Text:
     max_vocabulary: int | None = None
     point_in_time: bool = False
     training_only: bool = False
+    privileged: bool = False
     kind: Literal["text"] = "text"
 
     def __post_init__(self) -> None:
@@ -400,6 +409,7 @@ class Sequence:
         l2: see `Categorical`.
         min_count: see `Categorical`.
         max_vocabulary: see `Categorical`.
+        privileged: see `Categorical`.
 
     >>> from tfrs_prerank import Sequence
     >>> Sequence("history", shares="movie_id", max_length=20).encoder
@@ -433,6 +443,7 @@ class Sequence:
     l2: float = 0.0
     min_count: int = 1
     max_vocabulary: int | None = None
+    privileged: bool = False
     kind: Literal["sequence"] = "sequence"
 
     point_in_time = False
@@ -510,6 +521,7 @@ class Match:
             `"doc"` pair two columns of their own.
         log1p: compress the result to sign(x) log(1 + |x|), for large differences.
         dimension: size of the field.
+        privileged: see `Categorical`.
 
     >>> from tfrs_prerank import Match
     >>> Match("title_match", left="query", right="title", op="overlap").owner
@@ -523,6 +535,7 @@ class Match:
     owner: Owner = "cross"
     log1p: bool = False
     dimension: int = 16
+    privileged: bool = False
     kind: Literal["match"] = "match"
 
     point_in_time = False

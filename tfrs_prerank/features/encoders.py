@@ -105,7 +105,10 @@ class EmbeddingTable(tf.keras.layers.Layer):
         Returns:
             Embeddings `rows.shape + [dimension]`.
         """
-        embedded = tf.gather(self.embeddings, rows)
+        # tf.gather would return the rows of a table that is cut over parameter servers
+        # in the order of the parts.
+        parts = getattr(self.embeddings, "variables", self.embeddings)
+        embedded = tf.nn.embedding_lookup(parts, rows)
         if training and self.l2:
             squares = tf.reduce_sum(tf.square(embedded), axis=-1)
             weight = (
@@ -263,8 +266,8 @@ class DenseEncoder(tf.keras.layers.Layer):
         return tf.where(unknown, tf.cast(self.missing, field.dtype), field)
 
 
-class SequenceEncoder(tf.keras.layers.Layer):
-    """A history as one vector: its mean, or what the request's other fields find.
+class BehaviorEncoder(tf.keras.layers.Layer):
+    """A history's behaviours as vectors, seen by each other where it has a Transformer.
 
     Args:
         feature: the declaration.
@@ -272,7 +275,7 @@ class SequenceEncoder(tf.keras.layers.Layer):
     """
 
     def __init__(self, feature: Sequence, table: EmbeddingTable) -> None:
-        super().__init__(name=feature.name, autocast=False)
+        super().__init__(name="behaviors", autocast=False)
         self.feature = feature
         self.table = table
         self.transformer = (
@@ -289,40 +292,32 @@ class SequenceEncoder(tf.keras.layers.Layer):
             if feature.encoder == "transformer"
             else None
         )
-        self.attention = _attention(feature)
 
     def call(
-        self,
-        values: tf.Tensor,
-        context: tf.Tensor | None,
-        gaps: tf.Tensor | None = None,
-        training: bool = False,
-    ) -> tf.Tensor:
+        self, columns: Mapping[str, tf.Tensor], training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Encodes histories.
 
         Args:
-            values: ids or texts `[B, T]`.
-            context: what attends, `[B, d]`: the request's other fields.
-            gaps: int64 `[B, T]`, seconds from each behaviour to the request, negative
-                where not known; where the feature has `times`.
+            columns: ids or texts `[B, T]` under the feature's name; where it has
+                `times`, those and the request's `time` too.
             training: drops ids and units, adds the L2 penalty.
 
         Returns:
-            `[B, dimension]`; zero for an empty history.
+            The behaviours `[B, T, dimension]` and which are real, bool `[B, T]`.
         """
-        embedded, used = self._behaviors(values, training)
+        embedded, used = self._embedded(columns[self.feature.name], training)
         if self.transformer is not None:
+            times = self.feature.times
+            gaps = None if times is None else _gaps(columns, times)
             embedded = self.transformer(
                 embedded, mask=used, gaps=gaps, training=training
             )
-        if self.attention is None:
-            return pool(embedded, used, "mean")
-        return self.attention(context, embedded, used, training=training)
+        return embedded, used
 
-    def _behaviors(
+    def _embedded(
         self, values: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the behaviours `[B, T, dimension]` and which are real, `[B, T]`."""
         text = self.table.feature
         if not isinstance(text, Text):
             used = tf.logical_not(is_pad(values))
@@ -335,6 +330,43 @@ class SequenceEncoder(tf.keras.layers.Layer):
         # A text without a token says nothing; a pad is one.
         real = tf.reshape(tf.reduce_any(used, axis=-1), [-1, length])
         return tf.reshape(means, [-1, length, means.shape[-1]]), real
+
+
+class SequenceEncoder(tf.keras.layers.Layer):
+    """A history as one vector: its mean, or what the request's other fields find.
+
+    Args:
+        feature: the declaration.
+        table: its embedding table, or the one it shares.
+    """
+
+    def __init__(self, feature: Sequence, table: EmbeddingTable) -> None:
+        super().__init__(name=feature.name, autocast=False)
+        self.feature = feature
+        self.table = table
+        self.behaviors = BehaviorEncoder(feature, table)
+        self.attention = _attention(feature)
+
+    def call(
+        self,
+        columns: Mapping[str, tf.Tensor],
+        context: tf.Tensor | None,
+        training: bool = False,
+    ) -> tf.Tensor:
+        """Encodes histories.
+
+        Args:
+            columns: as `BehaviorEncoder` takes them.
+            context: what attends, `[B, d]`: the request's other fields.
+            training: drops ids and units, adds the L2 penalty.
+
+        Returns:
+            `[B, dimension]`; zero for an empty history.
+        """
+        embedded, used = self.behaviors(columns, training=training)
+        if self.attention is None:
+            return pool(embedded, used, "mean")
+        return self.attention(context, embedded, used, training=training)
 
 
 class FieldEncoder(tf.keras.layers.Layer):
@@ -392,31 +424,31 @@ class FieldEncoder(tf.keras.layers.Layer):
         training: bool,
     ) -> tf.Tensor:
         encoder = self.encoders[feature.name]
-        values = columns[feature.name]
         if isinstance(feature, Sequence):
-            gaps = None if feature.times is None else _gaps(columns, feature.times)
-            field = encoder(values, context, gaps=gaps, training=training)
+            field = encoder(columns, context, training=training)
         else:
-            field = encoder(values, training=training)
+            field = encoder(columns[feature.name], training=training)
         projection = self.projections.get(feature.name)
         return field if projection is None else projection(field)
 
 
-def make_tables(schema: Schema) -> dict[str, EmbeddingTable]:
+def make_tables(
+    schema: Schema, given: Mapping[str, EmbeddingTable] | None = None
+) -> dict[str, EmbeddingTable]:
     """Makes the embedding tables of a schema, each once.
 
     Args:
         schema: the declarations.
+        given: tables that are there already, by feature name; they are taken.
 
     Returns:
         Tables by feature name; a feature that shares a table has it under its own name
         too.
     """
-    tables = {
-        feature.name: EmbeddingTable(feature)
-        for feature in schema.features
-        if _has_table(feature)
-    }
+    tables = dict(given or {})
+    for feature in schema.features:
+        if _has_table(feature) and feature.name not in tables:
+            tables[feature.name] = EmbeddingTable(feature)
     for feature in schema.features:
         shares = getattr(feature, "shares", None)
         if shares is not None:

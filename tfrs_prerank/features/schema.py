@@ -99,6 +99,7 @@ class Schema:
                 )
         for feature in self.features:
             self._check_reserved(feature)
+            self._check_privileged(feature)
             if isinstance(feature, Text | Sequence) and feature.shares is not None:
                 self._check_shares(feature)
             if isinstance(feature, Match):
@@ -112,6 +113,9 @@ class Schema:
         for owner in ("query", "doc"):
             if not self.owned_by(owner):
                 raise ValueError(f"no feature has owner={owner!r}; a tower needs one")
+        if any(feature.privileged for feature in self.features):
+            # The pre-ranker's part must stand on its own.
+            _ = self.served
 
     # Looking things up.
 
@@ -135,6 +139,15 @@ class Schema:
     def training_only(self) -> tuple[Any, ...]:
         """The features that feed the bias logit of training."""
         return tuple(feature for feature in self.features if feature.training_only)
+
+    @property
+    def served(self) -> Schema:
+        """The schema that a pre-ranker reads: without the privileged features."""
+        kept = tuple(feature for feature in self.features if not feature.privileged)
+        if len(kept) == len(self.features):
+            return self
+        served: Schema = dataclasses.replace(self, features=kept)
+        return served
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -314,6 +327,22 @@ class Schema:
                 f"it as Numeric, or Categorical with dtype='int64', and "
                 f"owner={owners[0]!r}. Received: {type(feature).__name__}, "
                 f"owner={feature.owner!r}, dtype={column_of(feature).dtype!r}"
+            )
+
+    def _check_privileged(self, feature: Any) -> None:
+        """Checks that nothing a pre-ranker reads rests on privileged features."""
+        if not feature.privileged:
+            names = [getattr(feature, key, None) for key in ("shares", "left", "right")]
+            for other in self.features:
+                if other.name in names and other.privileged:
+                    raise ValueError(
+                        f"{feature.name} reads {other.name!r}, which is privileged; "
+                        f"declare {feature.name} privileged too"
+                    )
+        elif feature.training_only:
+            raise ValueError(
+                f"{feature.name} is privileged and training_only: the bias logit is "
+                "the pre-ranker's, which reads no privileged feature; leave out one"
             )
 
     def _check_attention(self, sequence: Sequence) -> None:

@@ -42,8 +42,9 @@ def distillation(
         l_i = T^2 (p_i log(p_i / q_i) + (1 - p_i) log((1 - p_i) / (1 - q_i)))
         mean = sum_i w_i l_i / sum_i w_i        over all valid documents
 
-    Both are 0 where student and teacher agree, and never negative. A hard loss of the
-    labels is a term of its own, with the student at temperature 1.
+    Both are 0 where student and teacher agree, and never negative, up to rounding: the
+    sum of terms that cancel may be some 1e-7 T^2 below 0. A hard loss of the labels is
+    a term of its own, with the student at temperature 1.
 
     Takes time and memory linear in the list size.
 

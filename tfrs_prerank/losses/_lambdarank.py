@@ -96,7 +96,7 @@ def lambdarank(
 
 def check_k(k: int | None) -> None:
     """Raises ValueError unless `k` is a number of ranks, or None."""
-    if k is not None and not (isinstance(k, int) and k >= 1):
+    if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
         raise ValueError(
             f"k must be a positive integer, or None for all ranks. Received: k={k!r}"
         )

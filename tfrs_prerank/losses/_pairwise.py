@@ -217,8 +217,10 @@ def triplet(
 def check_triplet(margin: float, hard_negatives: int | None) -> None:
     """Raises ValueError unless the options of `triplet` are possible."""
     check_positive("margin", margin)
-    if hard_negatives is not None and not (
-        isinstance(hard_negatives, int) and hard_negatives >= 1
+    if hard_negatives is not None and (
+        not isinstance(hard_negatives, int)
+        or isinstance(hard_negatives, bool)
+        or hard_negatives < 1
     ):
         raise ValueError(
             "hard_negatives must be a positive integer, or None for all. Received: "

@@ -120,8 +120,9 @@ def list_loss(body: Callable[..., Terms]) -> ListLoss:
 
     Labels and weights out of their range are refused where their values are known,
     which is when a loss is called eagerly. In a graph that would take an assertion in
-    every step: there a negative weight counts as 0, an infinite label as none, and
-    another label enters the formula unless the loss says otherwise; none gives NaN.
+    every step: there a negative or infinite weight counts as 0, an infinite label as
+    none, and another label enters the formula unless the loss says otherwise; none
+    gives NaN.
 
     The public function takes `where=None`, `weights=None` and `reduction="mean"`
     besides the body's own options, and keeps its name and docstring.

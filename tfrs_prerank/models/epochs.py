@@ -8,11 +8,41 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfrs_prerank.distribution import shared_by_rows
 
-def dataset_of_epochs(
-    make: Callable[[Any], tf.data.Dataset], epoch: tf.Variable
-) -> tf.data.Dataset:
+Make = Callable[[Any], tf.data.Dataset]
+_Creator = tf.keras.utils.experimental.DatasetCreator
+
+
+def for_keras(
+    data: Any, epoch: tf.Variable | int, strategy: tf.distribute.Strategy
+) -> tuple[Any, int | None]:
+    """Turns a function from an epoch's number to a dataset into what Keras takes.
+
+    Args:
+        data: such a function; anything else comes back as it is.
+        epoch: counts the epochs and is read when they start; or the only epoch.
+        strategy: how the model is distributed.
+
+    Returns:
+        The data, and the number of batches of an epoch where Keras must be told.
+
+    Raises:
+        ValueError: with parameter servers the number of batches must be known.
+    """
+    if not callable(data) or isinstance(data, _Creator):
+        return data, None
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        return _creator(data, epoch), _number_of_batches(data)
+    if isinstance(epoch, int):
+        return data(epoch), None
+    return dataset_of_epochs(data, epoch), None
+
+
+def dataset_of_epochs(make: Make, epoch: tf.Variable) -> tf.data.Dataset:
     """Returns a dataset that is `make(epoch)` for the variable's value at its start.
+
+    Workers that train in step take their rows of every batch.
 
     Args:
         make: from an epoch's number (an int64 tensor) to a dataset.
@@ -28,7 +58,34 @@ def dataset_of_epochs(
     length = make(tf.constant(0, tf.int64)).cardinality()
     if length >= 0:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(length))
-    return dataset
+    return shared_by_rows(dataset)
+
+
+def _creator(
+    make: Make, epoch: tf.Variable | int
+) -> tf.keras.utils.experimental.DatasetCreator:
+    """Returns what makes the dataset of each worker of parameter servers."""
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        if isinstance(epoch, int):
+            return make(tf.constant(epoch, tf.int64))
+        # A worker never waits for an epoch's end: its dataset goes on for ever.
+        epochs = tf.data.Dataset.range(epoch.read_value(), tf.int64.max)
+        return epochs.flat_map(make).shard(
+            context.num_input_pipelines, context.input_pipeline_id
+        )
+
+    return _Creator(of_worker)
+
+
+def _number_of_batches(make: Make) -> int:
+    batches = int(make(tf.constant(0, tf.int64)).cardinality())
+    if batches < 0:
+        raise ValueError(
+            "training with parameter servers needs the number of batches; end the "
+            "dataset with .apply(tf.data.experimental.assert_cardinality(batches))"
+        )
+    return batches
 
 
 class EpochCounter(tf.keras.callbacks.Callback):
@@ -43,8 +100,10 @@ class EpochCounter(tf.keras.callbacks.Callback):
         self._unusable: list[str] | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Forgets the epoch before."""
+        """Forgets the epoch before, and starts the random numbers of this one."""
         self._unusable = None
+        for generator in self.model.generators:
+            _start_epoch(generator, self.model.epochs_trained.read_value())
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Notes what training left unseen, before validation resets the metrics."""
@@ -56,6 +115,18 @@ class EpochCounter(tf.keras.callbacks.Callback):
         if self._unusable is None:
             self._unusable = self.model.unusable_metrics()
         leave_out(self._unusable, {} if logs is None else logs)
+
+
+def _start_epoch(generator: tf.random.Generator, epoch: tf.Tensor) -> None:
+    """Makes the random numbers of an epoch a function of (seed, epoch).
+
+    Each replica draws as many as it has rows, and a backup holds the state of one. From
+    here on all agree again, and with every other run.
+    """
+    low, _, key = tf.unstack(generator.state)
+    # Keras leaves the key 0 and starts to count at the seed.
+    key = tf.where(tf.equal(key, 0), low, key)
+    generator.reset_from_key_counter(key, tf.stack([0, epoch]))
 
 
 def leave_out(names: list[str], logs: dict[str, Any]) -> None:

@@ -7,18 +7,27 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrs_prerank.declaration import nearest
-from tfrs_prerank.features.declarations import BATCH_COLUMNS
 from tfrs_prerank.features.encoders import make_tables
-from tfrs_prerank.features.match import cross_matches, keys_of, own_matches
-from tfrs_prerank.features.schema import BATCH_OWN_COLUMNS, Column, Schema
+from tfrs_prerank.features.match import own_matches
+from tfrs_prerank.features.schema import Schema
+from tfrs_prerank.models.columns import (
+    bias_columns,
+    check_batch,
+    columns_of,
+    example_of,
+    flatten_rows,
+    match_columns,
+    pack,
+    real_documents,
+    unpack,
+)
+from tfrs_prerank.models.fusion import Fusion
 from tfrs_prerank.objectives.in_batch import first_rows
 from tfrs_prerank.objectives.terms import Forward
 from tfrs_prerank.scorers import Scorer, make_scorer
 from tfrs_prerank.towers import BiasModel, Tower, TowerModel
 from tfrs_prerank.towers.encoded import Encoded
-
-_OF_TASKS = ("label/", "weight/", "teacher/")
+from tfrs_prerank.towers.tower_model import own_fields
 
 
 class Network(tf.keras.layers.Layer):
@@ -28,7 +37,7 @@ class Network(tf.keras.layers.Layer):
     by the mask: padding enters no normalisation, no dropout and no loss.
 
     Args:
-        schema: the features and tasks.
+        schema: the features and tasks; privileged features are not read.
         query_tower: declaration of the query tower.
         doc_tower: declaration of the document tower.
         cross_tower: declaration of the cross tower, None for two towers.
@@ -47,7 +56,10 @@ class Network(tf.keras.layers.Layer):
         distinct_documents: bool,
     ) -> None:
         super().__init__(name="network", autocast=False)
+        privileged = {*schema.columns()}
+        schema = schema.served
         self.schema = schema
+        self._privileged = privileged.difference(schema.columns())
         self.distinct_documents = distinct_documents
         self.tables = make_tables(schema)
         names, tasks = schema.task_names, len(schema.tasks)
@@ -65,23 +77,13 @@ class Network(tf.keras.layers.Layer):
             else None
         )
         self.scorer = make_scorer(scorer, tasks)
-        self.fusion = self.add_weight(
-            name="fusion",
-            shape=[tasks],
-            dtype=tf.float32,
-            initializer=tf.keras.initializers.Constant(
-                [task.fuse for task in schema.tasks]
-            ),
-            trainable=False,
-            # Scores are float32 under every policy.
-            experimental_autocast=False,
-        )
+        self.fusion = Fusion(schema.tasks)
         # Every weight exists from here on, so that a backup finds what it restores.
-        example = self._example()
+        example = example_of(schema)
         self._build_scorer(example)
         self(example)
         if self.bias_model is not None:
-            self.bias_model(self._bias_columns(example, tf.zeros([1], tf.int64)))
+            self.bias_model(bias_columns(schema, example, tf.zeros([1], tf.int64)))
 
     # Nothing here branches on a tensor; without AutoGraph tracing takes half the time.
     @tf.autograph.experimental.do_not_convert
@@ -95,29 +97,27 @@ class Network(tf.keras.layers.Layer):
         Returns:
             The outputs; see `Forward`.
         """
-        check_batch(self.schema, batch, training)
+        check_batch(self.schema, batch, training, self._privileged)
         mask = batch["mask"]
-        shape = tf.shape(mask, out_type=tf.int64)
-        index = tf.where(tf.reshape(mask, [-1]))[:, 0]
-        request = index // shape[1]
+        index = real_documents(mask)
+        request = index // tf.shape(mask, out_type=tf.int64)[1]
 
-        query_columns = self._columns(batch, "query")
-        doc_columns = self._columns(batch, "doc")
+        query_columns = columns_of(self.schema, batch, "query")
+        doc_columns = columns_of(self.schema, batch, "doc")
         query_vectors = self.encode_query(query_columns, training)
         doc_vectors = self._encode_packed(batch, doc_columns, index, training)
         cross = None
         if self.cross_tower is not None:
-            cross = self._columns(batch, "cross")
-            cross |= self._matches(batch, query_columns, doc_columns)
-            cross = _pack(cross, index)
+            cross = columns_of(self.schema, batch, "cross")
+            cross |= match_columns(self.schema, batch, query_columns, doc_columns)
+            cross = pack(cross, index)
         queries = tf.gather(query_vectors, request)
         logits = self.compare(queries, doc_vectors, cross, training)
         if self.bias_model is not None and training:
-            logits += self.bias_model(self._bias_columns(batch, index), training=True)
-        places = index[:, tf.newaxis]
-        tasks = len(self.schema.tasks)
-        flat = tf.scatter_nd(places, logits, [shape[0] * shape[1], tasks])
-        logits = tf.reshape(flat, tf.concat([shape, [tasks]], axis=0))
+            logits += self.bias_model(
+                bias_columns(self.schema, batch, index), training=True
+            )
+        logits = unpack(logits, index, mask)
         return Forward(
             logits=logits,
             # Several tasks' sigmoids of 0 would put padding before documents.
@@ -176,9 +176,7 @@ class Network(tf.keras.layers.Layer):
 
     def scores(self, logits: tf.Tensor) -> tf.Tensor:
         """Fuses logits `[..., tasks]` into the pre-rank scores `[...]`."""
-        if len(self.schema.tasks) == 1:
-            return logits[..., 0]
-        return tf.reduce_sum(tf.sigmoid(logits) * self.fusion, axis=-1)
+        return self.fusion(logits)
 
     def field_weights(
         self, batch: Mapping[str, tf.Tensor], side: str
@@ -221,13 +219,15 @@ class Network(tf.keras.layers.Layer):
         self, batch: Mapping[str, tf.Tensor], side: str
     ) -> dict[str, tf.Tensor]:
         """Returns what a tower reads, of requests or of real documents."""
-        columns = self._columns(batch, side)
+        columns = columns_of(self.schema, batch, side)
         if side == "cross":
-            query, doc = self._columns(batch, "query"), self._columns(batch, "doc")
-            columns |= self._matches(batch, query, doc)
+            query, doc = (
+                columns_of(self.schema, batch, "query"),
+                columns_of(self.schema, batch, "doc"),
+            )
+            columns |= match_columns(self.schema, batch, query, doc)
         if side != "query":
-            index = tf.where(tf.reshape(batch["mask"], [-1]))[:, 0]
-            columns = _pack(columns, index)
+            columns = pack(columns, real_documents(batch["mask"]))
         if side != "cross":
             columns = {**columns, **own_matches(self.schema, columns, side)}
         return columns
@@ -239,9 +239,12 @@ class Network(tf.keras.layers.Layer):
         return tower(columns, training=training)
 
     def _build_scorer(self, example: Mapping[str, tf.Tensor]) -> None:
-        query = self._columns(example, "query")
+        query = columns_of(self.schema, example, "query")
         query |= own_matches(self.schema, query, "query")
-        doc = {n: flatten_rows(c) for n, c in self._columns(example, "doc").items()}
+        doc = {
+            n: flatten_rows(c)
+            for n, c in columns_of(self.schema, example, "doc").items()
+        }
         doc |= own_matches(self.schema, doc, "doc")
         joins = self.cross_tower is not None and self.scorer.scorer.cross == "concat"
         self.scorer.ensure_built(
@@ -253,48 +256,8 @@ class Network(tf.keras.layers.Layer):
     def _tower(
         self, tower: Tower, owner: str, tasks: Sequence[str], size: int
     ) -> TowerModel:
-        features = self.schema.owned_by(owner)
-        return TowerModel(tower, features, self.tables, tasks, size, f"{owner}_tower")
-
-    def _columns(
-        self, batch: Mapping[str, tf.Tensor], owner: str
-    ) -> dict[str, tf.Tensor]:
-        return {
-            name: batch[name]
-            for name, column in self.schema.columns(owner).items()
-            if not column.training_only
-        }
-
-    def _matches(
-        self,
-        batch: Mapping[str, tf.Tensor],
-        query_columns: Mapping[str, tf.Tensor],
-        doc_columns: Mapping[str, tf.Tensor],
-    ) -> dict[str, tf.Tensor]:
-        shape = tf.shape(batch["mask"])
-        rows = {name: flatten_rows(column) for name, column in doc_columns.items()}
-        doc_keys = {
-            name: tf.reshape(key, tf.concat([shape, tf.shape(key)[1:]], axis=0))
-            for name, key in keys_of(self.schema, rows, "doc").items()
-        }
-        query_keys = keys_of(self.schema, query_columns, "query")
-        return cross_matches(self.schema, query_keys, doc_keys)
-
-    def _bias_columns(
-        self, batch: Mapping[str, tf.Tensor], index: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        length = tf.shape(batch["mask"], out_type=tf.int64)[1]
-        columns = {}
-        for feature in self.schema.training_only:
-            values = batch[feature.name]
-            if feature.owner == "query":
-                values = tf.gather(values, index // length)
-            else:
-                values = _pack({feature.name: values}, index)[feature.name]
-            if values.dtype == tf.int32:  # the batch's own position
-                values = tf.cast(values, tf.int64)
-            columns[feature.name] = values
-        return columns
+        fields = own_fields(tower, self.schema.owned_by(owner), self.tables)
+        return TowerModel(tower, fields, tasks, size, f"{owner}_tower")
 
     def _encode_packed(
         self,
@@ -303,97 +266,10 @@ class Network(tf.keras.layers.Layer):
         index: tf.Tensor,
         training: bool,
     ) -> tf.Tensor:
-        columns = _pack(doc_columns, index)
+        columns = pack(doc_columns, index)
         if not self.distinct_documents:
             return self.encode_docs(columns, training)
         ids = tf.gather(tf.reshape(batch["doc_ids"], [-1]), index)
         first, place = first_rows(ids)
         columns = {name: tf.gather(column, first) for name, column in columns.items()}
         return tf.gather(self.encode_docs(columns, training), place)
-
-    def _example(self) -> dict[str, tf.Tensor]:
-        """Makes a batch of one request with one document, all pads."""
-        dtype = self.schema.doc_id
-        pad = tf.constant("" if dtype == "string" else -1, tf.dtypes.as_dtype(dtype))
-        batch = {
-            "mask": tf.ones([1, 1], tf.bool),
-            "doc_ids": tf.fill([1, 1], pad),
-            "position": tf.fill([1, 1], -1),
-            "time": tf.zeros([1], tf.int64),
-        }
-        for column in self.schema.columns().values():
-            if column.name in batch:
-                continue
-            shape = [1] if column.owner == "query" else [1, 1]
-            shape += [] if column.length is None else [column.length]
-            dtype = tf.dtypes.as_dtype(column.dtype)
-            batch[column.name] = tf.fill(shape, tf.constant(column.pad, dtype))
-        return batch
-
-
-def check_batch(
-    schema: Schema, batch: Mapping[str, tf.Tensor], training: bool = False
-) -> None:
-    """Checks a batch's columns against the schema, when a graph is traced.
-
-    Args:
-        schema: what is declared.
-        batch: the batch.
-        training: training-only columns must be there too.
-
-    Raises:
-        KeyError: a column is missing.
-        ValueError: a column is neither declared nor one of the batch's own, or has
-            another rank.
-        TypeError: a column has another type.
-    """
-    wanted = dict(schema.columns())
-    wanted["doc_ids"] = Column("doc_ids", schema.doc_id, None, "doc")
-    for name, column in wanted.items():
-        if column.training_only and not training and name not in batch:
-            continue
-        if name not in batch:
-            raise KeyError(f"the batch has no {name!r}; {nearest(name, batch)}")
-        values = tf.convert_to_tensor(batch[name])
-        if values.dtype != tf.dtypes.as_dtype(column.dtype):
-            raise TypeError(
-                f"{name}: {column.dtype} is declared. "
-                f"Received: a tensor of {values.dtype.name}"
-            )
-        rank = 1 + (column.owner != "query") + (column.length is not None)
-        if values.shape.rank != rank:
-            raise ValueError(
-                f"{name}: {rank} dimensions are declared. "
-                f"Received: shape {tuple(values.shape)}"
-            )
-    if "mask" not in batch:
-        raise KeyError("the batch has no 'mask', true where a document is real")
-    mask = tf.convert_to_tensor(batch["mask"])
-    if mask.dtype != tf.bool or mask.shape.rank != 2:
-        raise TypeError(
-            "mask: a bool tensor [B, L] is wanted. "
-            f"Received: {mask.dtype.name}, shape {tuple(mask.shape)}"
-        )
-    known = {*wanted, "mask", *BATCH_OWN_COLUMNS}
-    for name in batch:
-        if name not in known and not name.startswith(_OF_TASKS):
-            raise ValueError(
-                f"the batch's {name!r} is not in the schema; {nearest(name, known)}"
-            )
-    for feature in schema.training_only:
-        if training and feature.name in BATCH_COLUMNS and feature.name not in batch:
-            raise KeyError(
-                f"the batch has no {feature.name!r}, a training_only feature"
-            )
-
-
-def flatten_rows(column: tf.Tensor) -> tf.Tensor:
-    """Reshapes `[B, L, ...]` to `[B * L, ...]`."""
-    shape = tf.shape(column)
-    rest = column.shape[2:].as_list()
-    return tf.reshape(column, [shape[0] * shape[1], *rest])
-
-
-def _pack(columns: Mapping[str, tf.Tensor], index: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Takes the real documents' rows of columns `[B, L, ...]`."""
-    return {name: tf.gather(flatten_rows(c), index) for name, c in columns.items()}

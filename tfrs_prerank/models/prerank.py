@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 
 from tfrs_prerank.declaration import ConfigurationError
-from tfrs_prerank.distribution import global_sum
 from tfrs_prerank.features.schema import Schema
-from tfrs_prerank.models import run_directory
-from tfrs_prerank.models.config import ModelConfig
+from tfrs_prerank.models.config import ModelConfig, RankerConfig
 from tfrs_prerank.models.drawing import draw
-from tfrs_prerank.models.epochs import EpochCounter, dataset_of_epochs, leave_out
 from tfrs_prerank.models.network import Network
+from tfrs_prerank.models.ranker_network import RankerNetwork
+from tfrs_prerank.models.request_model import Computed, RequestModel
 from tfrs_prerank.models.row_means import row_means
 from tfrs_prerank.objectives.objective import Objective, make_objective
-from tfrs_prerank.objectives.terms import Forward, check_one_replica, term_sums
-from tfrs_prerank.optimizers import LazyAdam
+from tfrs_prerank.objectives.terms import sums_of
 from tfrs_prerank.sampling.streaming import StreamingFrequency
 from tfrs_prerank.scorers import Scorer
 from tfrs_prerank.towers import Tower
 
-_REFUSED = {
-    "loss": "PreRanker optimises its objective; pass objective=Objective(...)",
-    "loss_weights": "PreRanker optimises its objective; pass objective=Objective(...)",
-    "weighted_metrics": "PreRanker weighs no metrics; pass metrics=[...]",
-}
-"""Arguments of Keras' `compile` that would do nothing, and what to do instead."""
 
-
-class PreRanker(tfrs.Model):
+class PreRanker(RequestModel):
     """A two- or three-tower pre-ranking model for Keras `fit` and `evaluate`.
 
     `model(batch)` maps a batch of requests to `{task: logits [B, L], "scores": [B, L]}`
@@ -58,6 +46,11 @@ class PreRanker(tfrs.Model):
             batch. It saves time where requests share documents. It changes no gradient
             but that of batch statistics, dropout and `l2`, which then see a document
             once. Without point-in-time columns only.
+        ranker: a ranker that is trained jointly and teaches the pre-ranker: it reads
+            the privileged features too, and shares the embedding tables. It learns from
+            the terms of the objective that read labels; distillation terms learn from
+            its logits, without a gradient to it. It costs time in training only and is
+            in no export. None for a teacher from the log, or for none.
 
     Raises:
         ConfigurationError: the parts do not fit together.
@@ -78,6 +71,8 @@ class PreRanker(tfrs.Model):
         ('click',)
     """
 
+    declared_by = ModelConfig
+
     def __init__(
         self,
         schema: Schema,
@@ -87,188 +82,96 @@ class PreRanker(tfrs.Model):
         scorer: Scorer | str = "cosine",
         objective: Objective | str = "sigmoid_cross_entropy",
         distinct_documents: bool = False,
+        ranker: RankerConfig | None = None,
     ) -> None:
-        super().__init__(autocast=False)
-        self.declarations = ModelConfig(
+        declarations = ModelConfig(
             query_tower,
             doc_tower,
             cross_tower,
             scorer,  # type: ignore[arg-type]
             distinct_documents,
+            ranker,
         )
-        self.schema = schema
-        self.objective = make_objective(objective, schema)
-        self.declarations.check(schema, self.objective)
-        self.network = Network(schema, **self.declarations.arguments())
-        # Keras leaves the generators of dropout out of checkpoints; as a part of the
-        # model they are in every one.
-        self.generators = [
-            layer._random_generator._generator
-            for layer in self.network.submodules
-            if isinstance(layer, tf.keras.layers.Dropout)
-        ]
+        objective = make_objective(objective, schema)
+        declarations.check(schema, objective)
+        network = Network(schema, **declarations.network_arguments())
+        super().__init__(schema, declarations, objective, network)
+        self.ranker: RankerNetwork | None = None
+        if ranker is not None:
+            self.ranker = RankerNetwork(schema, ranker, network.tables)
+            self._keep_generators(self.ranker)
         corrected = any(
-            term.loss == "in_batch_softmax" and term.log_q
-            for term in self.objective.terms
+            term.loss == "in_batch_softmax" and term.log_q for term in objective.terms
         )
         self.frequency = StreamingFrequency() if corrected else None
-        self.epochs_trained = tf.Variable(
-            0, trainable=False, dtype=tf.int64, name="epochs_trained"
-        )
-        self._trackers = _Trackers()
-        self.built = True
 
-    def call(
-        self, batch: Mapping[str, tf.Tensor], training: bool = False
-    ) -> dict[str, tf.Tensor]:
-        """Scores the documents of a batch.
+    def compute(self, batch: Mapping[str, tf.Tensor], training: bool) -> Computed:
+        """Computes outputs and losses of a batch; see `RequestModel.compute`."""
+        tasks = self.schema.task_names
+        sums, penalties, teacher = {}, [], None
+        if self.ranker is not None:
+            taught = self.ranker(batch, training=training)
+            penalties += self.ranker.losses
+            own = sums_of(
+                self.objective.of_labels, batch, taught, tasks, training=training
+            )
+            sums = {f"ranker/{name}": value for name, value in own.items()}
+            teacher = taught.logits
+        forward = self.network(batch, training=training)
+        penalties += self.network.losses
+        log_q = None
+        if self.frequency is not None:
+            ids = tf.gather(tf.reshape(batch["doc_ids"], [-1]), forward.index)
+            estimate = self.frequency.update if training else self.frequency.log_q
+            log_q = estimate(ids)
+        sums |= sums_of(
+            self.objective.terms,
+            batch,
+            forward,
+            tasks,
+            training=training,
+            scorer=self.network.scorer,
+            log_q=log_q,
+            teacher=teacher,
+        )
+        return Computed(forward, sums, self.weights_now(), penalties)
+
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """The weights of all terms that are logged, by name."""
+        weights: dict[str, float] = super().term_weights
+        if self.ranker is not None:
+            terms = self.objective.of_labels
+            weights |= {f"ranker/{term.name}": term.weight for term in terms}
+        return weights
+
+    def checkpoint(self) -> tf.train.Checkpoint:
+        """Returns what a run directory keeps of the model: weights and their state."""
+        checkpoint = super().checkpoint()
+        for name in ("ranker", "frequency"):
+            part = getattr(self, name)
+            if part is not None:
+                setattr(checkpoint, name, part)
+        return checkpoint
+
+    def teach(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Adds the logits of the jointly trained ranker to a batch.
 
         Args:
-            batch: every feature by its name, `doc_ids` `[B, L]` and `mask` `[B, L]`.
-            training: adds the training-only bias, drops ids and units.
+            batch: a batch with the privileged features.
 
         Returns:
-            `{task: logits [B, L], "scores": [B, L]}`, float32, 0 in padding.
-        """
-        forward = self.network(batch, training=training)
-        outputs = {
-            task: forward.logits[:, :, place]
-            for place, task in enumerate(self.schema.task_names)
-        }
-        return {**outputs, "scores": forward.scores}
-
-    def compile(
-        self,
-        optimizer: Any = None,
-        metrics: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        """Sets the optimiser and the metrics.
-
-        Args:
-            optimizer: as in Keras; None means `LazyAdam()`.
-            metrics: of `tfrs_prerank.metrics`: one or a list, for every task, or a dict
-                of them by task. They rank by `scores`, or by the task's logit where
-                they say so (`reads = "logits"`), and are logged as `<task>/<name>`.
-            **kwargs: passed on to Keras (`run_eagerly`, `steps_per_execution`).
+            The batch with `teacher/<task>`, float32 `[B, L]`, NaN in padding.
 
         Raises:
-            ConfigurationError: metrics are given for a task that does not exist, or a
-                loss, which is the objective's.
-            TypeError: a metric does not read lists, or the optimiser is a legacy one.
+            ConfigurationError: no ranker is trained jointly.
         """
-        for name, fix in _REFUSED.items():
-            if kwargs.get(name) is not None:
-                raise ConfigurationError(f"{name}: {fix}")
-        if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
-            raise TypeError(
-                "optimizer: give LazyAdam() or one of tf.keras.optimizers, not a "
-                f"legacy one. Received: {type(optimizer).__name__}"
+        if self.ranker is None:
+            raise ConfigurationError(
+                "teach: no ranker is trained jointly; give PreRanker(ranker=...), or "
+                "use Ranker.teach"
             )
-        by_task = _metrics_by_task(metrics, self.schema.task_names)
-        super().compile(
-            optimizer=LazyAdam() if optimizer is None else optimizer, **kwargs
-        )
-        # Its slots exist from here on, so that a backup finds what it restores.
-        self.optimizer.build(self.trainable_variables)
-        self._trackers = _Trackers(self.objective, by_task)
-
-    @property
-    def metrics(self) -> list[tf.keras.metrics.Metric]:
-        """All metrics: the loss, its terms and those given to `compile`."""
-        return self._trackers.all()
-
-    @property
-    def task_metrics(self) -> dict[str, list[tf.keras.metrics.Metric]]:
-        """The metrics given to `compile`, by task."""
-        return {task: list(of_task) for task, of_task in self._trackers.metrics.items()}
-
-    def unusable_metrics(self) -> list[str]:
-        """Names the metrics that have seen no list they can use since their reset."""
-        return self._trackers.unusable()
-
-    @tf.autograph.experimental.do_not_convert
-    def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Takes one optimisation step; see `tf.keras.Model.train_step`."""
-        batch = _one_dict(batch)
-        # At the end of the data the graph runs until the batch is missed: neither the
-        # generators of dropout nor the step counter (below) may move by then.
-        with tf.control_dependencies(list(batch.values())), tf.GradientTape() as tape:
-            forward = self.network(batch, training=True)
-            sums = self._term_sums(batch, forward, training=True)
-            penalties = self.network.losses
-            loss = tf.add_n(penalties) if penalties else tf.constant(0.0)
-            for term in self.objective.terms:
-                value, count = sums[term.name]
-                loss += term.weight * tf.math.divide_no_nan(value, global_sum(count))
-            scaled = self._scaled(loss)
-        variables = self.trainable_variables
-        gradients = tape.gradient(scaled, variables)
-        if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
-            gradients = self.optimizer.get_unscaled_gradients(gradients)
-        pairs = [
-            (gradient, variable)
-            for gradient, variable in zip(gradients, variables, strict=True)
-            if gradient is not None
-        ]
-        with tf.control_dependencies([scaled]):
-            self.optimizer.apply_gradients(pairs)
-        return self._logs(batch, forward, sums)
-
-    @tf.autograph.experimental.do_not_convert
-    def test_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Evaluates one batch; see `tf.keras.Model.test_step`."""
-        batch = _one_dict(batch)
-        forward = self.network(batch, training=False)
-        sums = self._term_sums(batch, forward, training=False)
-        return self._logs(batch, forward, sums)
-
-    def fit(
-        self, x: Any = None, *args: Any, **kwargs: Any
-    ) -> tf.keras.callbacks.History:
-        """Trains the model; see `tf.keras.Model.fit`.
-
-        A term or metric that saw no usable list in an epoch is left out of its logs,
-        with a warning.
-
-        Args:
-            x: a `tf.data.Dataset` of batches, or a function from an epoch's number to
-                one, such as `datasets.read(...)`: then the order of an epoch's requests
-                is the same whether the training was interrupted before it or not.
-            *args: as in Keras.
-            **kwargs: as in Keras.
-
-        Returns:
-            The history.
-        """
-        if callable(x):
-            x = dataset_of_epochs(x, self.epochs_trained)
-        if callable(kwargs.get("validation_data")):
-            kwargs["validation_data"] = kwargs["validation_data"](0)
-        callbacks = _counting(self, kwargs.pop("callbacks", None))
-        return super().fit(x, *args, callbacks=callbacks, **kwargs)
-
-    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates the model; see `tf.keras.Model.evaluate`.
-
-        A term or metric that saw no usable list is left out of a dict's result, with a
-        warning.
-
-        Args:
-            x: a `tf.data.Dataset` of batches, or a function from an epoch's number to
-                one.
-            *args: as in Keras.
-            **kwargs: as in Keras.
-
-        Returns:
-            As Keras: the values, or with `return_dict=True` a dict.
-        """
-        if callable(x):
-            x = x(0)
-        results = super().evaluate(x, *args, **kwargs)
-        if isinstance(results, dict):
-            leave_out(self.unusable_metrics(), results)
-        return results
+        return self.ranker.teach(batch)
 
     def draw(self) -> str:
         """Draws the towers and the scorer as text; see `models.drawing.draw`."""
@@ -344,219 +247,3 @@ class PreRanker(tfrs.Model):
             for side, tower in towers.items()
             if tower is not None and getattr(tower, part) is not None
         }
-
-    def save(
-        self, directory: str | Path, overwrite: bool = True, options: Any = None
-    ) -> None:
-        """Writes a run directory, from which `load` makes the model again.
-
-        It holds `config.yaml`, `schema.yaml`, `vocabularies/`, `statistics.json` and
-        `checkpoint/` (weights, optimiser, epoch), with relative paths only. It is
-        written beside its place and then renamed.
-
-        Args:
-            directory: the run directory.
-            overwrite: whether an earlier run directory is replaced.
-            options: not used; `tf.keras.callbacks.ModelCheckpoint` gives some.
-
-        Raises:
-            FileExistsError: the directory exists and is no run directory, or may not
-                be replaced.
-        """
-        if Path(directory).exists() and not overwrite:
-            raise FileExistsError(
-                f"{directory} exists and overwrite=False; choose another place"
-            )
-        run_directory.save(self, directory)
-
-    @classmethod
-    def load(cls, directory: str | Path) -> PreRanker:
-        """Makes the model of a run directory, compiled as it was saved.
-
-        Args:
-            directory: what `save` wrote.
-
-        Returns:
-            The model, with weights, optimiser and epoch restored.
-
-        Raises:
-            FileNotFoundError: it is no run directory, or a file of it is gone.
-            ConfigurationError: its configuration is not understood.
-        """
-        return run_directory.load(cls, directory)
-
-    def _term_sums(
-        self, batch: Mapping[str, tf.Tensor], forward: Forward, training: bool
-    ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-        tasks = self.schema.task_names
-        scorer = self.network.scorer
-        log_q = None
-        if any(term.loss == "in_batch_softmax" for term in self.objective.terms):
-            check_one_replica()
-        if self.frequency is not None:
-            ids = tf.gather(tf.reshape(batch["doc_ids"], [-1]), forward.index)
-            estimate = self.frequency.update if training else self.frequency.log_q
-            log_q = estimate(ids)
-        return {
-            term.name: term_sums(
-                term, batch, forward, tasks.index(term.task), scorer, log_q, training
-            )
-            for term in self.objective.terms
-        }
-
-    def _scaled(self, loss: tf.Tensor) -> tf.Tensor:
-        if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
-            return self.optimizer.get_scaled_loss(loss)
-        return loss
-
-    def _logs(
-        self,
-        batch: Mapping[str, tf.Tensor],
-        forward: Forward,
-        sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]],
-    ) -> dict[str, tf.Tensor]:
-        for place, task in enumerate(self.schema.task_names):
-            for metric in self._trackers.metrics.get(task, []):
-                reads_logits = metric.reads == "logits"
-                scores = forward.logits[:, :, place] if reads_logits else forward.scores
-                columns = metric.arguments(batch, task)
-                metric.update_state(scores=scores, where=batch["mask"], **columns)
-        return self._trackers.update(sums)
-
-
-def _one_dict(batch: Any) -> Mapping[str, tf.Tensor]:
-    """Returns the one dict of a batch; `train_on_batch` puts it into a tuple."""
-    if isinstance(batch, tuple) and len(batch) == 1:
-        (batch,) = batch
-    if not isinstance(batch, Mapping):
-        raise TypeError(
-            "a batch is one flat dict with labels as 'label/<task>'. "
-            f"Received: a {type(batch).__name__}"
-        )
-    return batch
-
-
-def _metrics_by_task(metrics: Any, tasks: tuple[str, ...]) -> dict[str, list[Any]]:
-    """Reads the metrics that `compile` takes, and checks them."""
-    given = metrics if isinstance(metrics, Mapping) else dict.fromkeys(tasks, metrics)
-    by_task = {}
-    for task, of_task in given.items():
-        if task not in tasks:
-            raise ConfigurationError(f"metrics: no task {task!r}; tasks: {tasks}")
-        if of_task is None:
-            of_task = []
-        of_task = list(of_task) if isinstance(of_task, list | tuple) else [of_task]
-        for metric in of_task:
-            is_metric = isinstance(metric, tf.keras.metrics.Metric)
-            if is_metric and hasattr(metric, "columns"):
-                continue
-            if is_metric:
-                received = f"{type(metric).__name__} {metric.name!r}"
-            elif isinstance(metric, type):
-                name = metric.__name__
-                received = f"the class {name}; make one: {name}()"
-            else:
-                received = repr(metric)
-            raise TypeError(
-                "metrics: give metrics of tfrs_prerank.metrics, which read whole "
-                f"lists. Received: {received}"
-            )
-        by_task[task] = of_task
-    return by_task
-
-
-def _counting(model: PreRanker, callbacks: Any) -> Any:
-    """Puts an `EpochCounter` before callbacks in any form that Keras takes."""
-    if isinstance(callbacks, tf.keras.callbacks.CallbackList):
-        # Keras uses such a list as it is, so the new one needs what the old one has.
-        return tf.keras.callbacks.CallbackList(
-            [EpochCounter(), *callbacks.callbacks],
-            model=model,
-            **getattr(callbacks, "params", {}),
-        )
-    given = [] if callbacks is None else tf.nest.flatten(callbacks)
-    return [EpochCounter(), *given]
-
-
-class _Trackers:
-    """The running means of the terms and the metrics of `compile`.
-
-    A plain object: their state is not part of a checkpoint.
-    """
-
-    def __init__(
-        self,
-        objective: Objective | None = None,
-        metrics: Mapping[str, list[Any]] | None = None,
-    ) -> None:
-        self.terms = objective.terms if objective is not None else ()
-        self.means = {
-            term.name: tf.keras.metrics.Mean(term.name, dtype=tf.float64)
-            for term in self.terms
-        }
-        self.loss = _WeightedSum(
-            [(term.weight, self.means[term.name]) for term in self.terms]
-        )
-        self.metrics = {
-            task: [_copy_for(task, metric) for metric in of_task]
-            for task, of_task in (metrics or {}).items()
-        }
-
-    def all(self) -> list[tf.keras.metrics.Metric]:
-        """Returns every metric."""
-        given = [metric for of_task in self.metrics.values() for metric in of_task]
-        return [self.loss, *self.means.values(), *given] if self.terms else []
-
-    def update(
-        self, sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]]
-    ) -> dict[str, tf.Tensor]:
-        """Takes in one batch's sums and returns the logs so far."""
-        for name, (value, count) in sums.items():
-            mean = tf.math.divide_no_nan(value, count)
-            self.means[name].update_state(mean, sample_weight=count)
-        return {metric.name: metric.result() for metric in self.all()}
-
-    def unusable(self) -> list[str]:
-        """Returns the names of the terms and metrics that saw no usable list."""
-        # On several replicas only a conversion adds a variable's parts up.
-        names = [
-            name
-            for name, mean in self.means.items()
-            if not bool(tf.convert_to_tensor(mean.count) > 0)
-        ]
-        if len(names) == len(self.means):
-            names = [self.loss.name, *names]
-        return names + [
-            metric.name
-            for of_task in self.metrics.values()
-            for metric in of_task
-            if not bool(metric.usable)
-        ]
-
-
-class _WeightedSum(tf.keras.metrics.Metric):
-    """The objective's value: the weighted sum of its terms' means.
-
-    A metric, since Keras adds a plain number up over the replicas.
-    """
-
-    def __init__(self, parts: list[tuple[float, tf.keras.metrics.Mean]]) -> None:
-        super().__init__(name="loss", dtype=tf.float64)
-        self._parts = parts
-
-    def update_state(self, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: the parts hold the state."""
-
-    def result(self) -> tf.Tensor:
-        """Returns the sum so far."""
-        total = tf.constant(0.0, tf.float64)
-        for weight, mean in self._parts:
-            total += weight * mean.result()
-        return total
-
-
-def _copy_for(task: str, metric: Any) -> Any:
-    """Makes a task's own copy of a metric, named `<task>/<name>`."""
-    config = copy.deepcopy(metric.get_config())
-    config["name"] = f"{task}/{metric.name}"
-    return type(metric).from_config(config)

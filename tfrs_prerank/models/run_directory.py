@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tensorflow as tf
 
+import tfrs_prerank.metrics  # noqa: F401 - Keras makes them again by their names
 from tfrs_prerank.declaration import (
     ConfigurationError,
     from_mapping,
@@ -18,18 +19,22 @@ from tfrs_prerank.declaration import (
     write_yaml,
 )
 from tfrs_prerank.features.schema import Schema
-from tfrs_prerank.models.config import ModelConfig
+from tfrs_prerank.models.config import ModelConfig, RankerConfig
 from tfrs_prerank.objectives.objective import Objective
 
 if TYPE_CHECKING:
-    from tfrs_prerank.models.prerank import PreRanker
+    from tfrs_prerank.models.request_model import RequestModel
+
+Model = TypeVar("Model", bound="RequestModel")
 
 _CONFIG = "config.yaml"
 _CHECKPOINT = "checkpoint/model"
+_SECTIONS: dict[type, str] = {ModelConfig: "model", RankerConfig: "ranker"}
+"""Where in the configuration the declarations are, by their class."""
 
 
-def save(model: PreRanker, directory: str | Path) -> None:
-    """Writes a model's run directory; see `PreRanker.save`."""
+def save(model: RequestModel, directory: str | Path) -> None:
+    """Writes a model's run directory; see `RequestModel.save`."""
     directory = Path(directory)
     check_place(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +43,7 @@ def save(model: PreRanker, directory: str | Path) -> None:
     try:
         model.schema.save(temporary)
         config: dict[str, Any] = {
-            "model": to_mapping(model.declarations),
+            _SECTIONS[model.declared_by]: to_mapping(model.declarations),
             "objective": to_mapping(model.objective),
         }
         if model.optimizer is not None:
@@ -51,7 +56,7 @@ def save(model: PreRanker, directory: str | Path) -> None:
             }
         config["files"] = _digests(temporary)
         write_yaml(temporary / _CONFIG, config)
-        _checkpoint(model).write(str(temporary / _CHECKPOINT))
+        model.checkpoint().write(str(temporary / _CHECKPOINT))
         _replace(directory, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -69,16 +74,33 @@ def check_place(directory: Path) -> None:
         )
 
 
-def load(cls: type[PreRanker], directory: str | Path) -> PreRanker:
-    """Makes the model of a run directory; see `PreRanker.load`."""
+def holds_ranker(directory: str | Path) -> bool:
+    """Says whether a run directory is that of a `Ranker`.
+
+    Args:
+        directory: the run directory.
+
+    Raises:
+        FileNotFoundError: it is none.
+        ConfigurationError: its configuration is not understood.
+    """
+    return _SECTIONS[RankerConfig] in _read_config(Path(directory))
+
+
+def load(cls: type[Model], directory: str | Path) -> Model:
+    """Makes the model of a run directory; see `RequestModel.load`."""
     directory = Path(directory)
-    if not (directory / _CONFIG).is_file():
-        raise FileNotFoundError(f"{directory} is no run directory: no {_CONFIG} in it")
-    config = read_yaml(directory / _CONFIG)
+    config = _read_config(directory)
     where = str(directory / _CONFIG)
-    if not isinstance(config, dict) or "model" not in config:
-        raise ConfigurationError(f"{where}: has no 'model'")
-    declarations: ModelConfig = from_mapping(ModelConfig, config["model"], where)
+    declared = cls.declared_by
+    section = _SECTIONS[declared]
+    if section not in config:
+        (found,) = (name for name in _SECTIONS.values() if name in config)
+        raise ConfigurationError(
+            f"{where}: has no {section!r} but a {found!r}; load it with "
+            f"{'Ranker' if found == 'ranker' else 'PreRanker'}.load"
+        )
+    declarations: Any = from_mapping(declared, config[section], where)
     objective: Objective = from_mapping(Objective, config.get("objective"), where)
     _check_files(directory, config.get("files") or {})
     schema = Schema.from_yaml(directory / "schema.yaml")
@@ -100,25 +122,21 @@ def load(cls: type[PreRanker], directory: str | Path) -> PreRanker:
     return model
 
 
-def _checkpoint(model: PreRanker) -> tf.train.Checkpoint:
-    parts = {
-        "network": model.network,
-        "generators": model.generators,
-        "epochs_trained": model.epochs_trained,
-    }
-    if model.frequency is not None:
-        parts["frequency"] = model.frequency
-    if model.optimizer is not None:
-        parts["optimizer"] = model.optimizer
-    return tf.train.Checkpoint(**parts)
+def _read_config(directory: Path) -> dict[str, Any]:
+    if not (directory / _CONFIG).is_file():
+        raise FileNotFoundError(f"{directory} is no run directory: no {_CONFIG} in it")
+    config = read_yaml(directory / _CONFIG)
+    if not isinstance(config, dict) or not {*_SECTIONS.values()} & {*config}:
+        raise ConfigurationError(f"{directory / _CONFIG}: has no 'model'")
+    return config
 
 
-def _restore(model: PreRanker, directory: Path) -> None:
+def _restore(model: RequestModel, directory: Path) -> None:
     prefix = str(directory / _CHECKPOINT)
     if not tf.io.gfile.exists(f"{prefix}.index"):
         raise FileNotFoundError(f"{directory} has no checkpoint at {_CHECKPOINT}")
     try:
-        _checkpoint(model).read(prefix).assert_consumed()
+        model.checkpoint().read(prefix).assert_consumed()
     # TensorFlow turns what its reader finds into built-in errors of several kinds.
     except (AssertionError, LookupError, ValueError, tf.errors.OpError) as error:
         raise ConfigurationError(

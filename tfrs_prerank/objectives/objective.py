@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from pydantic import StrictInt
+
 from tfrs_prerank.declaration import (
     ConfigurationError,
     check_effect,
@@ -32,14 +34,18 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "contrastive": ("margin",),
     "pairwise_hinge": ("margin",),
     "lambdarank": ("k",),
-    "triplet": ("margin",),
+    "triplet": ("margin", "hard_negatives"),
     "softmax_cross_entropy": ("log_q",),
     "multi_positive_softmax": ("log_q",),
     "hierarchical_softmax": ("levels", "log_q"),
-    "distillation": ("temperature", "form"),
-    "in_batch_softmax": ("temperature", "log_q"),
+    "distillation": ("temperature", "form", "warmup_steps"),
+    "in_batch_softmax": ("temperature", "log_q", "hard_negatives"),
 }
 """Fields of a term that a loss reads beside those that all read."""
+
+
+READ_VECTORS = ("contrastive", "in_batch_softmax")
+"""Losses that read vectors, of scorers that compare them, in the place of logits."""
 
 
 @declaration
@@ -63,15 +69,21 @@ class Term:
         log_q: of the softmax losses: takes the log probability with which a document
             came into the sample from its logit, so that frequent negatives are not
             pushed down for being frequent. For lists it is the batch's `log_q`; for
-            `"in_batch_softmax"` a running estimate, `sampling.StreamingFrequency`.
+            `"in_batch_softmax"` a running estimate, `sampling.StreamingFrequency`,
+            over the documents of all stages.
         margin: of `"contrastive"`, `"pairwise_hinge"` and `"triplet"`; None for the
             loss's own.
         k: of `"lambdarank"`: the ranks that count; None for all.
         form: of `"distillation"`: `"softmax"` compares a list's documents with each
             other, `"sigmoid"` takes each by itself.
+        warmup_steps: of `"distillation"`: steps of training before the term counts, so
+            that a ranker that is trained jointly is worth learning from by then.
         levels: of `"hierarchical_softmax"`: tasks whose positives are the levels above
             exposure, the lowest first. The term's own task says whose logits are
             trained.
+        hard_negatives: of `"in_batch_softmax"` and `"triplet"`: how many negatives a
+            positive meets, those that score highest, `log_q` taken off; None for all.
+            In the paper of `losses.triplet` no more than two were best.
 
     >>> from tfrs_prerank import Term
     >>> Term("click", "softmax_cross_entropy", stages=["exposed"]).weight
@@ -87,16 +99,22 @@ class Term:
     margin: float | None = None
     k: int | None = None
     form: Literal["softmax", "sigmoid"] = "softmax"
+    warmup_steps: int = 0
     levels: tuple[str, ...] = ()
+    hard_negatives: StrictInt | None = None
 
     def __post_init__(self) -> None:
         own = OPTIONS.get(self.loss, ())
         every = {name for names in OPTIONS.values() for name in names}
         check_effect(self, "loss", *sorted(every - {*own}))
-        for name in ("weight", "temperature", "margin", "k"):
+        for name in ("weight", "temperature", "margin", "k", "hard_negatives"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive. Received: {value}")
+        if self.warmup_steps < 0:
+            raise ValueError(
+                f"warmup_steps must not be negative. Received: {self.warmup_steps}"
+            )
         if self.loss == "hierarchical_softmax" and not self.levels:
             raise ValueError(
                 "hierarchical_softmax needs levels, the tasks above exposure, the "
@@ -141,6 +159,26 @@ class Objective:
     """
 
     terms: tuple[Term, ...]
+
+    @property
+    def of_labels(self) -> tuple[Term, ...]:
+        """The terms that compare logits with labels, which any model can learn from."""
+        others = (*READ_VECTORS, "distillation")
+        return tuple(term for term in self.terms if term.loss not in others)
+
+    def of_ranker(self) -> Objective:
+        """Returns what a ranker is trained on: the terms that read labels.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        if not self.of_labels:
+            raise ConfigurationError(
+                "objective: a ranker learns from labels, and no term compares logits "
+                "with them; add one, such as sigmoid_cross_entropy. Received: "
+                + ", ".join(term.loss for term in self.terms)
+            )
+        return Objective(self.of_labels)
 
     def __post_init__(self) -> None:
         if not self.terms:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tfrs_prerank import losses
+from tfrs_prerank.distribution import global_concat
 from tfrs_prerank.features.declarations import STAGES
-from tfrs_prerank.objectives.in_batch import in_batch_softmax
+from tfrs_prerank.objectives.in_batch import document_keys, in_batch_softmax
 from tfrs_prerank.objectives.objective import OPTIONS, Term
 
 _FIXES = {
@@ -26,16 +27,42 @@ class Forward(NamedTuple):
     Attributes:
         logits: float32 `[B, L, tasks]`, 0 in padding.
         scores: pre-rank scores, float32 `[B, L]`.
-        query_vectors: what the scorer keeps of each query, float32 `[B, q]`.
-        doc_vectors: what it keeps of each document, float32 `[V, p]`.
         index: place of each real document in the flattened batch, int64 `[V]`.
+        query_vectors: what the scorer keeps of each query, float32 `[B, q]`; None of a
+            model that has no vectors.
+        doc_vectors: what it keeps of each document, float32 `[V, p]`, or None.
     """
 
     logits: tf.Tensor
     scores: tf.Tensor
-    query_vectors: tf.Tensor
-    doc_vectors: tf.Tensor
     index: tf.Tensor
+    query_vectors: tf.Tensor | None = None
+    doc_vectors: tf.Tensor | None = None
+
+
+def sums_of(
+    terms: Iterable[Term],
+    batch: Mapping[str, tf.Tensor],
+    forward: Forward,
+    tasks: Sequence[str],
+    **options: Any,
+) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+    """Computes several terms; see `term_sums`.
+
+    Args:
+        terms: the terms.
+        batch: labels, weights, stages and mask of the batch.
+        forward: the model's outputs.
+        tasks: the model's tasks, in order.
+        **options: of `term_sums`.
+
+    Returns:
+        What `term_sums` returns, by the terms' names.
+    """
+    return {
+        term.name: term_sums(term, batch, forward, tasks.index(term.task), **options)
+        for term in terms
+    }
 
 
 def term_sums(
@@ -43,8 +70,9 @@ def term_sums(
     batch: Mapping[str, tf.Tensor],
     forward: Forward,
     task: int,
-    scorer: tf.keras.layers.Layer,
+    scorer: tf.keras.layers.Layer | None = None,
     log_q: tf.Tensor | None = None,
+    teacher: tf.Tensor | None = None,
     training: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the sum of a term's losses and what it must be divided by.
@@ -56,9 +84,11 @@ def term_sums(
         batch: labels, weights, stages and mask of the batch.
         forward: the model's outputs.
         task: position of the term's task in `forward`.
-        scorer: the model's `ScorerLayer`.
+        scorer: the model's `ScorerLayer`, where a term reads vectors.
         log_q: log probability of each real document to be in the batch, `[V]`; only
             in-batch terms with `log_q` read it.
+        teacher: logits of a teacher, float32 `[B, L, tasks]`; None for those of the
+            batch.
         training: whether a batch without the column `log_q` is an error. Lists to
             evaluate on are whole: nothing in them was sampled.
 
@@ -71,7 +101,10 @@ def term_sums(
             term, batch, forward, task, scorer, log_q if term.log_q else None
         )
         return tf.reduce_sum(values), tf.reduce_sum(counts)
-    labels = _labels(term, batch)
+    if term.loss == "distillation" and teacher is not None:
+        labels = teacher[:, :, task]
+    else:
+        labels = _labels(term, batch)
     where = usable(batch, labels, term.stages)
     weights = batch.get(f"weight/{term.task}")
     scores = forward.logits[:, :, task]
@@ -79,7 +112,7 @@ def term_sums(
         scores = _distances(forward, task, scorer)
     options: dict[str, Any] = {
         name: getattr(term, name)
-        for name in ("margin", "k", "temperature", "form")
+        for name in ("margin", "k", "temperature", "form", "hard_negatives")
         if name in OPTIONS.get(term.loss, ()) and getattr(term, name) is not None
     }
     if term.log_q and (training or "log_q" in batch):
@@ -89,17 +122,6 @@ def term_sums(
     loss = getattr(losses, term.loss)
     values, counts = loss.terms(labels, scores, where=where, weights=weights, **options)
     return tf.reduce_sum(values), tf.reduce_sum(counts)
-
-
-def check_one_replica() -> None:
-    """Raises ValueError on several replicas: in-batch negatives would be fewer."""
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        # Each replica would see its own documents only, and the loss would change
-        # with their number.
-        raise ValueError(
-            "in_batch_softmax on several replicas would silently use fewer negatives; "
-            "train it on one replica or leave the term out"
-        )
 
 
 def label_of(batch: Mapping[str, tf.Tensor], task: str) -> tf.Tensor:
@@ -196,10 +218,17 @@ def _in_batch(
     weights = tf.where(tf.math.is_nan(weights), 1.0, weights)
     queries = scorer.task_vectors(forward.query_vectors, task)
     docs = scorer.task_vectors(forward.doc_vectors, task)
-    similarity = tf.matmul(queries, docs, transpose_b=True)  # [B, V]
     own = tf.reduce_sum(tf.gather(queries, request) * docs, axis=-1)
-    logits = scorer.task_logits(similarity, task) / term.temperature
     own = scorer.task_logits(own, task) / term.temperature
+    # The documents of all replicas are candidates of each: C of them.
+    similarity = tf.matmul(queries, global_concat(docs), transpose_b=True)  # [B, C]
+    similarity = scorer.task_logits(similarity, task) / term.temperature
+    if log_q is not None:
+        own -= log_q
+        similarity -= global_concat(log_q)
+    doc_ids = document_keys(packed(batch["doc_ids"]))
+    candidates = global_concat(doc_ids)
     return in_batch_softmax(
-        packed(batch["doc_ids"]), rows, positive, weights, request, own, logits, log_q
-    )
+        doc_ids, rows, positive, weights, request, own,
+        candidates, similarity, term.hard_negatives,
+    )  # fmt: skip

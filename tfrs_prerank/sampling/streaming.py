@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfrs_prerank.distribution import global_concat
+
 
 def in_batch_log_q(counts: Any, requests: int, batch_size: int) -> np.ndarray:
     """Returns the log probability that a document is in a batch, from counts.
@@ -68,13 +70,18 @@ class StreamingFrequency(tf.Module):
     short; of several hash functions the longest gap is taken, which is the one with the
     fewest collisions. The estimate follows the stream when popularity changes.
 
+    It is that of being in a batch for whatever reason. Of a document that is clicked in
+    a batch with probability p and drawn from the catalogue with r, it is of
+    1 - (1 - p)(1 - r): for small ones p + r, the mixture that mixed negatives need.
+
     Differs from the paper: the first gap is taken as it is, and not mixed with the
     zero that the arrays begin with. A mean gap is then right in the mean from the first
     appearance on; otherwise a document that was seen n times would keep the part
     (1 - alpha)^n of that zero, and rare ones would seem frequent for long.
 
     The arrays are variables: in-graph, and in the checkpoints of a model that holds it.
-    They take 12 bytes for each bucket and hash.
+    They take 12 bytes for each bucket and hash. Replicas that train in step share them,
+    and the documents of all replicas are one batch.
 
     Args:
         buckets: of each hash function; some times the number of documents.
@@ -116,12 +123,10 @@ class StreamingFrequency(tf.Module):
         self.hashes = hashes
         self.alpha = alpha
         self.seed = seed
-        shape = [hashes, buckets]
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
-        self.last_step = tf.Variable(
-            tf.zeros(shape, tf.int64), trainable=False, name="last_step"
-        )
-        self.gap = tf.Variable(tf.zeros(shape), trainable=False, name="gap")
+        self.step = _state(tf.zeros([], tf.int64), "step")
+        # The hashes' arrays one after the other.
+        self.last_step = _state(tf.zeros([hashes * buckets], tf.int64), "last_step")
+        self.gap = _state(tf.zeros([hashes * buckets]), "gap")
 
     def update(self, ids: Any) -> tf.Tensor:
         """Takes in a batch, which is one step.
@@ -133,18 +138,19 @@ class StreamingFrequency(tf.Module):
         Returns:
             Their log probabilities with this batch taken in, float32 `[n]`.
         """
-        step = self.step.assign_add(1)
-        places = self._places(ids)
-        gap = tf.gather_nd(self.gap, places)
-        newest = tf.cast(step - tf.gather_nd(self.last_step, places), tf.float32)
+        self.step.assign_add(1)
+        step = tf.identity(self.step)
+        own = self._places(ids)
+        places = tf.reshape(global_concat(own), [-1])
+        gap = tf.gather(self.gap, places)
+        newest = tf.cast(step - tf.gather(self.last_step, places), tf.float32)
         mixed = gap + self.alpha * (newest - gap)
         gap = tf.where(gap > 0, mixed, newest)
         # Ids that share a bucket all write the same.
-        self.gap.scatter_nd_update(places, gap)
-        self.last_step.scatter_nd_update(
-            places, tf.fill(tf.shape(gap, out_type=tf.int64), step)
-        )
-        return _log_q(gap)
+        self.gap.scatter_update(tf.IndexedSlices(gap, places))
+        steps = tf.fill(tf.shape(places, out_type=tf.int64), step)
+        self.last_step.scatter_update(tf.IndexedSlices(steps, places))
+        return _log_q(tf.gather(self.gap, own))
 
     def log_q(self, ids: Any) -> tf.Tensor:
         """Returns log probabilities and takes nothing in.
@@ -156,12 +162,12 @@ class StreamingFrequency(tf.Module):
         Returns:
             float32 `[n]`.
         """
-        gap = tf.gather_nd(self.gap, self._places(ids))
+        gap = tf.gather(self.gap, self._places(ids))
         never = tf.cast(self.step + 1, tf.float32)
         return _log_q(tf.where(gap > 0, gap, never))
 
     def _places(self, ids: Any) -> tf.Tensor:
-        """Returns the bucket of each id in each hash, int64 `[hashes, n, 2]`."""
+        """Returns where each id is in each hash's array, int64 `[n, hashes]`."""
         ids = tf.convert_to_tensor(ids)
         if ids.dtype != tf.string:
             ids = tf.strings.as_string(ids)
@@ -169,10 +175,15 @@ class StreamingFrequency(tf.Module):
             tf.strings.to_hash_bucket_strong(ids, self.buckets, [self.seed, number])
             for number in range(self.hashes)
         ]
-        buckets = tf.stack(rows)
-        hashes = tf.range(self.hashes, dtype=tf.int64)[:, tf.newaxis]
-        return tf.stack([tf.broadcast_to(hashes, tf.shape(buckets)), buckets], axis=-1)
+        starts = self.buckets * tf.range(self.hashes, dtype=tf.int64)
+        return tf.stack(rows, axis=1) + starts
+
+
+def _state(value: tf.Tensor, name: str) -> tf.Variable:
+    # All replicas write the same.
+    same = tf.VariableAggregation.ONLY_FIRST_REPLICA
+    return tf.Variable(value, trainable=False, name=name, aggregation=same)
 
 
 def _log_q(gap: tf.Tensor) -> tf.Tensor:
-    return -tf.math.log(tf.maximum(tf.reduce_max(gap, axis=0), 1.0))
+    return -tf.math.log(tf.maximum(tf.reduce_max(gap, axis=1), 1.0))

@@ -139,8 +139,8 @@ def export(
     op_list(serving_version)  # a release that is not known, before the work
     version = _free_version(directory, version)
     path = directory / str(version)
-    ids = _checked_ids(documents, model.schema.doc_id)
-    columns = documents.arrays(model.schema)
+    ids = _checked_ids(documents, model.network.schema.doc_id)
+    columns = documents.arrays(model.network.schema)
     _check_weights(model)
     _check_vocabularies(model)
 
@@ -185,7 +185,7 @@ def versions_of(directory: str | Path) -> list[int]:
 
 
 def _task(model: PreRanker, task: str | None) -> str:
-    names = model.schema.task_names
+    names = model.network.schema.task_names
     if task is None:
         return names[0]
     if task not in names:
@@ -270,7 +270,7 @@ def _check_weights(model: PreRanker) -> None:
 def _check_vocabularies(model: PreRanker) -> None:
     """Raises unless the files, which are copied, hold what the model looks up."""
     tables = model.network.tables
-    for feature in model.schema.features:
+    for feature in model.network.schema.features:
         path = getattr(feature, "vocabulary", None)
         if path is None or feature.training_only:
             continue
@@ -358,7 +358,7 @@ def _encoder(model: PreRanker) -> Any:
     @tf.function(autograph=False, reduce_retracing=True)
     def encode(columns: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         vectors = network.encode_docs(columns)
-        return vectors, keys_of(model.schema, columns, "doc")
+        return vectors, keys_of(model.network.schema, columns, "doc")
 
     return encode
 
@@ -411,7 +411,7 @@ def _write_manifest(
     network = model.network
     manifest = {
         "format": 1,
-        "schema": _portable(model.schema.to_mapping(), temporary / "assets"),
+        "schema": _portable(model.network.schema.to_mapping(), temporary / "assets"),
         "versions": {
             "tfrs_prerank": tfrs_prerank.__version__,
             "tensorflow": tf.__version__,
@@ -420,7 +420,7 @@ def _write_manifest(
         "fingerprint": fingerprint(model),
         "documents": documents,
         "vectors": {
-            "tasks": list(model.schema.task_names),
+            "tasks": list(model.network.schema.task_names),
             "size": network.query_tower.size,
             "similarity": network.scorer.scorer.kind,
         },

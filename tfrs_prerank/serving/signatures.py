@@ -14,7 +14,8 @@ import tensorflow as tf
 from tfrs_prerank.features.lookups import VocabularyLookup
 from tfrs_prerank.features.match import cross_matches, keys_of
 from tfrs_prerank.features.schema import Column, Schema
-from tfrs_prerank.models.network import Network, flatten_rows
+from tfrs_prerank.models.columns import flatten_rows
+from tfrs_prerank.models.network import Network
 from tfrs_prerank.serving.table import ServedTable
 
 _BLOCK = 65_536
@@ -241,7 +242,7 @@ def read_by(network: Network) -> tuple[list[tf.Variable], list[Any]]:
     if network.cross_tower is not None:
         layers.append(network.cross_tower)
     weights = [variable for layer in layers for variable in layer.variables]
-    weights.append(network.fusion)
+    weights.append(network.fusion.weight)
     names = [f.name for f in _served_features(network.schema)]
     tables = {id(t): t for n, t in network.tables.items() if n in names}
     lookups = [table.lookup for table in tables.values()]

@@ -20,44 +20,33 @@ from tfrs_prerank.towers.tower import Tower
 
 
 class TowerModel(tfrs.Model):
-    """One tower: columns of one owner in, `[rows, tasks, size]` out.
+    """One tower: columns in, `[rows, tasks, size]` out.
 
-    It is trained as a part of a `PreRanker`; on its own it has no loss.
+    It is trained as a part of a model; on its own it has no loss.
 
     Args:
         tower: the declaration.
-        features: the features that it reads.
-        tables: embedding tables by feature name.
+        fields: what makes fields `[rows, F, D]` of columns: `own_fields`, or a layer
+            like it, with the F `field_names`.
         tasks: names of the tasks.
         size: numbers for each task: `tower.output`, or 1 for a logit.
         name: name of the model.
-
-    Raises:
-        ValueError: the features belong to several owners, or there is none.
     """
 
     def __init__(
         self,
         tower: Tower,
-        features: Iterable[Any],
-        tables: Mapping[str, EmbeddingTable],
+        fields: tf.keras.layers.Layer,
         tasks: Sequence[str],
         size: int,
         name: str,
     ) -> None:
-        features = tuple(features)
-        if len({feature.owner for feature in features}) != 1:
-            owned = ", ".join(f"{f.name} of {f.owner}" for f in features)
-            raise ValueError(
-                f"{name} reads the features of one owner, at least one. "
-                f"Received: {owned or 'none'}"
-            )
         # Numbers must reach their encoders in the type they came in.
         super().__init__(name=name, autocast=False)
         self.tower = tower
         self.tasks = tuple(tasks)
         self.size = size
-        self.fields = FieldEncoder(features, tables, tower.dimension)
+        self.fields = fields
         gate: Any = tower.gate
         interaction: Any = tower.interaction
         experts: Any = tower.experts
@@ -119,6 +108,29 @@ class TowerModel(tfrs.Model):
             steps = self.mlp(hidden, training=training)
             parts.append(steps[-1])
         return flat, tf.concat(parts or [hidden], axis=-1), steps
+
+
+def own_fields(
+    tower: Tower, features: Iterable[Any], tables: Mapping[str, EmbeddingTable]
+) -> FieldEncoder:
+    """Makes the fields of a tower that reads the features of one owner.
+
+    Args:
+        tower: the declaration.
+        features: the features.
+        tables: embedding tables by feature name.
+
+    Raises:
+        ValueError: the features belong to several owners, or there is none.
+    """
+    features = tuple(features)
+    if len({feature.owner for feature in features}) != 1:
+        owned = ", ".join(f"{f.name} of {f.owner}" for f in features)
+        raise ValueError(
+            "a tower reads the features of one owner, at least one. "
+            f"Received: {owned or 'none'}"
+        )
+    return FieldEncoder(features, tables, tower.dimension)
 
 
 class BiasModel(tf.keras.layers.Layer):
