@@ -1,15 +1,17 @@
-"""A pre-ranker for MovieLens-1M as a cascade, beside a ranker.
+"""A pre-ranker for MovieLens-1M as a cascade, and what it learns from a ranker.
 
 The requests are those of `cascade_lists.py`: what a user rated next among movies that
 the user never rated, 200 candidates, of which the pre-ranker hands 50 on. Measured are
 the share of the liked ones that it keeps (HitRate@50) and the share of the ranker's
 first 10 that it keeps (HR@50,10).
 
-The pre-rankers are two towers; the history of likes is attended to, or averaged. The
-ranker is one tower over the features of both sides, in which the history is attended to
-by user and movie together and all fields are multiplied with each other; it has to be
-run for each pair. All read the same training lists, and keep the epoch that is best on
-the validation users. The oracle knows the labels.
+The ranker reads a privileged feature of each pair: how well the movie goes with all
+that the user liked before, by the likes of other users. Its history is attended to by
+user and movie together, and all fields are multiplied with each other; it has to be run
+for each pair. The pre-ranker is two towers without that feature. Distilled, the same
+two towers also learn from the ranker's logits of their training lists; nothing else
+differs. All keep the epoch that is best on the validation users. The oracle knows the
+labels.
 
 A run is a seed: it trains all models with one thread and measures them on the same
 requests of the test users. Each is one JSON line, with a digest of its setting and of
@@ -28,17 +30,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cascade_lists
+import co_likes
 import kept_runs
 import measuring
-import pointwise
 import ratings
-from cascade_lists import TASK
+from cascade_lists import CO_LIKES, TASK
 
 from tfrs_prerank import (  # first of all, so that tf.keras is Keras 2
-    Categorical,
     LazyAdam,
+    Objective,
     PreRanker,
+    Ranker,
     Schema,
+    Term,
     Tower,
 )
 
@@ -47,12 +51,14 @@ import tensorflow as tf
 
 from tfrs_prerank.datasets.prepared import prepare
 from tfrs_prerank.datasets.requests import RequestReader, read
-from tfrs_prerank.evaluation import evaluate
+from tfrs_prerank.evaluation import compare, evaluate
 from tfrs_prerank.metrics import GAUC, NDCG, HitRate, RankerHitRate
 from tfrs_prerank.towers import Interaction
 
 KEPT = 50
-RANKER, TEACHER, LABEL = "single-tower ranker", f"teacher/{TASK}", f"label/{TASK}"
+RANKER, PLAIN, DISTILLED = "ranker", "two towers", "two towers, distilled"
+PAIRS = ((RANKER, PLAIN), (DISTILLED, PLAIN), (RANKER, DISTILLED))
+TEACHER, LABEL = f"teacher/{TASK}", f"label/{TASK}"
 OUTCOME, IMITATION = f"hit_rate@{KEPT}", f"ranker_hit_rate@{KEPT},10"
 METRICS = (OUTCOME, IMITATION, "ndcg@10", "gauc")
 
@@ -65,16 +71,16 @@ class Training:
     """How a model is trained.
 
     Attributes:
-        encoder: of the history of likes.
         tower: every tower.
+        objective: what is optimised.
         epochs: how many there are.
         rate: learning rate of the first epoch; it falls in equal steps.
         batch: lists of a step.
     """
 
-    encoder: str
     tower: Tower
-    epochs: int
+    objective: Objective
+    epochs: int = 6
     rate: float = 3e-3
     batch: int = 256
 
@@ -91,15 +97,13 @@ def tower(*units: int, interaction: Interaction | None = None) -> Tower:
     )
 
 
+HARD, SOFT = Term(TASK), Term(TASK, "distillation", form="sigmoid")
 PRERANKERS = {
-    "two towers, zero attention": Training("zero_attention", tower(128), epochs=8),
-    "two towers, mean": Training("mean", tower(128), epochs=8),
+    PLAIN: Training(tower(128), Objective((HARD,))),
+    DISTILLED: Training(tower(128), Objective((HARD, SOFT))),
 }
 INNER = Interaction("bilinear", product="inner", kernel="identity")
-# Target attention, as in DIN, would take six times as long for the same epochs.
-OF_RANKER = Training(
-    "zero_attention", tower(128, 64, interaction=INNER), epochs=8, batch=128
-)
+OF_RANKER = Training(tower(128, 64, interaction=INNER), Objective((HARD,)), batch=128)
 
 
 class Data(NamedTuple):
@@ -195,117 +199,82 @@ def hit_rate(scores: Scores, data: Iterable[Batch]) -> float:
     return float(metric.result())
 
 
-def fit_preranker(name: str, training: Training, data: Data, seed: int) -> Fitted:
-    """Trains two towers."""
-    schema = with_encoder(data.schema, training.encoder)
+def fit_preranker(
+    name: str, training: Training, data: Data, seed: int, ranker: Ranker
+) -> Fitted:
+    """Trains two towers; the ranker's logits are there for who reads them."""
     tf.keras.utils.set_random_seed(seed)
-    model = PreRanker(schema, training.tower, training.tower)
+    model = PreRanker(
+        data.schema, training.tower, training.tower, objective=training.objective
+    )
+    return _fit(name, model, training, data, seed, ranker.teach)
+
+
+def fit_ranker(training: Training, data: Data, seed: int) -> tuple[Ranker, Fitted]:
+    """Trains the ranker."""
+    tf.keras.utils.set_random_seed(seed)
+    model = Ranker(
+        data.schema,
+        training.tower,
+        training.objective,
+        # Target attention would take six times as long for the same epochs.
+        attention="zero_attention",
+    )
+    return model, _fit(RANKER, model, training, data, seed)
+
+
+def _fit(
+    name: str,
+    model: PreRanker | Ranker,
+    training: Training,
+    data: Data,
+    seed: int,
+    teach: Callable[[Batch], Batch] | None = None,
+) -> Fitted:
     reader = data.reader("train", batch_size=training.batch, seed=seed)
+    learns = any(term.loss == "distillation" for term in training.objective.terms)
+
+    def requests(epoch: tf.Tensor) -> tf.data.Dataset:
+        return reader(epoch).map(teach) if learns else reader(epoch)
+
     return fit(
         model,
-        lambda batch: model(batch)["scores"],
-        [reader] * training.epochs,  # the model counts, and each has its own order
+        tf.function(lambda batch: model(batch)["scores"], reduce_retracing=True),
+        [requests] * training.epochs,  # the model counts, and each has its own order
         data.reader("validation", batch_size=64, shuffle=False),
         training,
         lambda line: measuring.note(f"{name}, seed {seed}, {line}"),
     )
-
-
-def fit_ranker(name: str, training: Training, data: Data, seed: int) -> Fitted:
-    """Trains one tower on the pairs of all lists."""
-    schema = one_sided(with_encoder(data.schema, training.encoder))
-    tf.keras.utils.set_random_seed(seed)
-    model = pointwise.SingleTower(schema, training.tower)
-    reader = data.reader("train", batch_size=training.batch, seed=seed)
-    labelled = functools.partial(pairs, data.schema)
-
-    def scores(batch: Batch) -> tf.Tensor:
-        places = tf.where(batch["mask"])
-        logits = model(pairs(data.schema, batch, places))
-        shape = tf.shape(batch["mask"], out_type=tf.int64)
-        return tf.scatter_nd(places, logits, shape)
-
-    return fit(
-        model,
-        scores,
-        (reader(epoch).map(labelled) for epoch in range(training.epochs)),
-        data.reader("validation", batch_size=64, shuffle=False),
-        training,
-        lambda line: measuring.note(f"{name}, seed {seed}, {line}"),
-    )
-
-
-def pairs(
-    schema: Schema, batch: Batch, places: tf.Tensor | None = None
-) -> dict[str, tf.Tensor]:
-    """Returns requests with lists as rows of one user and one movie.
-
-    Args:
-        schema: says which columns belong to a request and which to a movie.
-        batch: requests.
-        places: int64 `[V, 2]`, request and place in its list of each row; default
-            those with a label.
-
-    Returns:
-        Columns `[V]` or `[V, T]`, and the labels `[V, 1]`.
-    """
-    if places is None:
-        places = tf.where(batch["mask"] & ~tf.math.is_nan(batch[LABEL]))
-    of_user = {
-        name: tf.gather(batch[name], places[:, 0]) for name in schema.columns("query")
-    }
-    of_movie = {
-        name: tf.gather_nd(batch[name], places) for name in schema.columns("doc")
-    }
-    label = tf.gather_nd(batch[LABEL], places)[:, tf.newaxis]
-    return {**of_user, **of_movie, pointwise.LABEL: label}
-
-
-def with_encoder(schema: Schema, encoder: str) -> Schema:
-    """Returns a schema whose history is encoded in another way."""
-    features = [
-        dataclasses.replace(f, encoder=encoder) if f.name == "history" else f
-        for f in schema.features
-    ]
-    changed: Schema = dataclasses.replace(schema, features=tuple(features))
-    return changed
-
-
-def one_sided(schema: Schema) -> Schema:
-    """Returns a schema in which one tower may read all features."""
-    features = [
-        dataclasses.replace(f, owner="query") if f.owner == "doc" else f
-        for f in schema.features
-    ]
-    # A schema has features of both sides; the single tower does not read this.
-    features.append(Categorical("unread", "doc", buckets=1, dtype="int64"))
-    changed: Schema = dataclasses.replace(schema, features=tuple(features))
-    return changed
 
 
 def measure(data: Data, is_small: bool, seed: int) -> dict[str, Any]:
     """Trains all models with one seed and reads the test requests, once.
 
     Returns:
-        What each row reached, with the ends of its 95% interval over users, and how far
-        the ranker is above it; and how each model was trained.
+        What each row reached, with the ends of its 95% interval over users; how far
+        the ranker and the distilled pre-ranker are above it; and how each model was
+        trained.
     """
     shorter: dict[str, Any] = {"epochs": 1} if is_small else {}
-    ranker = fit_ranker(RANKER, dataclasses.replace(OF_RANKER, **shorter), data, seed)
-    fitted = {RANKER: ranker}
+
+    def setting(training: Training) -> Training:
+        return dataclasses.replace(training, **shorter)
+
+    ranker, fitted_ranker = fit_ranker(setting(OF_RANKER), data, seed)
+    fitted = {RANKER: fitted_ranker}
     for name, training in PRERANKERS.items():
-        training = dataclasses.replace(training, **shorter)
-        fitted[name] = fit_preranker(name, training, data, seed)
+        fitted[name] = fit_preranker(name, setting(training), data, seed, ranker)
 
     def requests() -> Iterator[dict[str, tf.Tensor]]:
         for batch in data.reader("test", batch_size=64, shuffle=False):
-            yield {**batch, TEACHER: ranker.scores(batch)}
+            yield ranker.teach(batch)
 
     evaluation = evaluate(
         {
             RANKER: TEACHER,
             **{name: fitted[name].scores for name in PRERANKERS},
             # Pads are -1, and padding is not ranked.
+            "co-likes": CO_LIKES,
             "popularity": lambda batch: tf.gather(
                 data.popularity, tf.maximum(batch["doc_ids"], 0)
             ),
@@ -321,12 +290,13 @@ def measure(data: Data, is_small: bool, seed: int) -> dict[str, Any]:
     for record in evaluation.records:
         of_row = values.setdefault(record.row, {})
         of_row[record.metric] = [record.value, record.low, record.high]
+    compared = compare(evaluation, RANKER, *PRERANKERS)
     return {
         "values": values,
-        "ranker minus": {
-            difference.other: [difference.value, difference.low, difference.high]
-            for difference in evaluation.differences
-            if difference.metric == OUTCOME
+        "differences": {
+            f"{row} minus {other}": [difference.value, difference.low, difference.high]
+            for row, other in PAIRS
+            for difference in [compared.difference(TASK, OUTCOME, row, other)]
         },
         "trained": {
             name: {
@@ -360,28 +330,36 @@ def cascade_table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def difference_table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns how far the ranker is above each row, seed by seed."""
+    """Returns how far models are from each other, seed by seed."""
     return [
         {
-            "ranker minus": name,
+            "difference": name,
             "seed": run["seed"],
             OUTCOME: round(value, 4),
             "low": round(low, 4),
             "high": round(high, 4),
         }
-        for name in PRERANKERS
+        for name in runs[0]["differences"]
         for run in runs
-        for value, low, high in [run["ranker minus"][name]]
+        for value, low, high in [run["differences"][name]]
     ]
 
 
 def target_table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns how far the ranker is above the best pre-ranker, beside the aim."""
-    found = {row["what"]: row[OUTCOME] for row in rows}
-    best = max(PRERANKERS, key=found.__getitem__)
-    above = found[RANKER] - found[best]
-    what = f"{RANKER} above {best}: {OUTCOME}"
-    return [measuring.target(what, above, 0.01, at_most=False)]
+    """Returns what is to be distilled and what was, beside the aims."""
+    found = {row["what"]: row for row in rows}
+
+    def above(name: str, other: str, metric: str, least: float) -> dict[str, Any]:
+        value = found[name][metric] - found[other][metric]
+        what = f"{name} above {other}: {metric}"
+        return measuring.target(what, value, least, at_most=False)
+
+    return [
+        above(RANKER, PLAIN, OUTCOME, 0.01),
+        above(RANKER, PLAIN, "gauc", 0.01),
+        above(DISTILLED, PLAIN, OUTCOME, 0.0),
+        above(DISTILLED, PLAIN, IMITATION, 0.0),
+    ]
 
 
 def _deviation(values: list[float]) -> float | str:
@@ -390,9 +368,10 @@ def _deviation(values: list[float]) -> float | str:
 
 def digest(is_small: bool) -> str:
     """Returns a digest of the setting and of the code that the models rest on."""
-    names = (PreRanker.__module__, pointwise.__name__, cascade_lists.__name__)
+    package = (PreRanker.__module__, Ranker.__module__)
+    own = {m.__name__ for m in (ratings, cascade_lists, co_likes)}
     told = (PRERANKERS, OF_RANKER, KEPT, METRICS, is_small)
-    return kept_runs.digest(told, {ratings.__name__, *kept_runs.modules(names)})
+    return kept_runs.digest(told, own | {*kept_runs.modules(package)})
 
 
 def main() -> None:

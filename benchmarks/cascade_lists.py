@@ -14,6 +14,9 @@ from the catalogue: uniformly, as in the requests of the test. So a movie that t
 rated at another time may be drawn as a negative, also one that is to come; nobody who
 trains on a log can know better.
 
+Every pair also has a privileged feature: how well the movie goes with all that the user
+liked before, by the likes of other users (`co_likes.py`).
+
 A movie's id is its place among the movies, as a user's is.
 """
 
@@ -27,17 +30,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import ratings
+from co_likes import CoLikes
 
-from tfrs_prerank import Categorical, Schema, Sequence, Task
+from tfrs_prerank import Categorical, Numeric, Schema, Sequence, Task
 from tfrs_prerank.features import DocumentTable
 from tfrs_prerank.features.declarations import STAGES
 from tfrs_prerank.sampling import Catalog, DocumentLog, Mixture, Sampler
 
-TASK = "like"
+TASK, CO_LIKES = "like", "co_likes"
 SEED = 20221018
 CANDIDATES, MOST_HELD_OUT = 200, 100
 EVENTS, NEGATIVES = 20, 20
 HISTORY = 50
+NEXT = "next"
 _LIKED = 2
 _LABELS = {_LIKED: 1.0, 1: 0.0, 0: 0.0, -1: np.nan}
 
@@ -63,8 +68,11 @@ class Events:
 
     def liked_before(self, place: int) -> list[int]:
         """Returns the movies liked before an event, the last one first."""
-        liked = self.movies[:place][self.labels[:place] > 0]
-        return [int(movie) for movie in liked[::-1][:HISTORY]]
+        return [int(movie) for movie in self.likes(place)[::-1][:HISTORY]]
+
+    def likes(self, place: int) -> np.ndarray:
+        """Returns all movies liked before an event, in order."""
+        return self.movies[:place][self.labels[:place] > 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +106,7 @@ def make_schema() -> Schema:
             Sequence("history", shares="movie_id", dtype="int64", max_length=HISTORY),
             Categorical("movie_id", "doc", **ids),
             Categorical("genres", "doc", max_values=6, **ids),
+            Numeric(CO_LIKES, "cross", dimension=32, standardize=True, privileged=True),
         ),
         tasks=(Task(TASK),),
         doc_id="int64",
@@ -133,9 +142,13 @@ def read(folder: Path, users: int | None = None) -> Cascade:
         held_out_request(own, person, len(movies))
         for own, person in zip(events, people, strict=True)
     ]
+    train = list(with_negatives(logged, documents))
+    co_likes = CoLikes([own.likes(own.past) for own in events], len(movies))
+    add_co_likes(train, events, co_likes)
+    add_co_likes(requests, events, co_likes)
     chosen = np.random.default_rng(SEED).permutation(len(events)) < len(events) // 10
     return Cascade(
-        train=list(with_negatives(logged, documents)),
+        train=train,
         validation=[requests[user] for user in np.flatnonzero(chosen)],
         test=[requests[user] for user in np.flatnonzero(~chosen)],
         documents=documents,
@@ -202,7 +215,7 @@ def held_out_request(events: Events, person: dict[str, int], movies: int) -> Req
     )
     order = np.argsort(ids)  # the order says nothing of where a movie comes from
     history = events.liked_before(events.past)
-    name = f"{person['user_id']}/next"
+    name = f"{person['user_id']}/{NEXT}"
     return _request(name, person, history, ids[order], labels[order], stage[order])
 
 
@@ -210,13 +223,39 @@ def with_negatives(
     requests: list[Request], documents: DocumentTable
 ) -> Iterator[Request]:
     """Yields training lists: the exposed movies and draws from the catalogue."""
-    schema = make_schema()
+    # The pairs' feature is computed for what was drawn, not logged.
+    schema = without_pairs(make_schema())
     mixture = Mixture(catalog=Catalog(NEGATIVES, by=()), seed=SEED)
     sampler = Sampler(mixture, schema, DocumentLog(requests, documents, schema))
     for request in requests:
         made = sampler.sample(request).request
         assert made is not None  # a list has an exposed movie at least
         yield made
+
+
+def add_co_likes(
+    requests: list[Request], events: list[Events], co_likes: CoLikes
+) -> None:
+    """Adds the privileged feature to requests, as of the place in their user's events.
+
+    Args:
+        requests: each changed in place.
+        events: of all users.
+        co_likes: fitted to the past of all users.
+    """
+    for request in requests:
+        user = request["user_id"]
+        place = request["request_id"].partition("/")[2]
+        own = events[user]
+        history = own.likes(own.past if place == NEXT else int(place))
+        request[CO_LIKES] = co_likes.scores(user, history, request["doc_ids"])
+
+
+def without_pairs(schema: Schema) -> Schema:
+    """Returns a schema without the features of pairs."""
+    features = tuple(f for f in schema.features if f.owner != "cross")
+    changed: Schema = dataclasses.replace(schema, features=features)
+    return changed
 
 
 def _request(

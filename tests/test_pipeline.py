@@ -5,10 +5,14 @@ import numpy as np
 import pytest
 
 from tests.small_movielens import write_config, write_folder
+from tfrs_prerank import evaluation as evaluation_package
 from tfrs_prerank import pipeline
 from tfrs_prerank.config import Config
 from tfrs_prerank.datasets import funnel
 from tfrs_prerank.declaration import ConfigurationError
+from tfrs_prerank.models import RankerConfig
+from tfrs_prerank.objectives import Objective, Term
+from tfrs_prerank.towers import Tower
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +136,38 @@ def test_the_ranker_is_a_row_where_the_data_has_its_scores(config, data, tmp_pat
     assert coverage["ranker"] == coverage["popularity"]
 
 
+def test_slices_and_popularity_of_the_configuration_give_way_to_arguments(
+    config, data, tmp_path, monkeypatch
+):
+    def with_evaluation(**keys):
+        evaluation = dataclasses.replace(config.evaluation, **keys)
+        return dataclasses.replace(config, evaluation=evaluation)
+
+    asked = []
+    monkeypatch.setattr(
+        evaluation_package, "report", lambda **options: asked.append(options)
+    )
+
+    def popularity(config, **options):
+        pipeline.report(tmp_path, config, data, "report.html", **options)
+        return asked[-1]["popularity"]
+
+    assert popularity(config) == "popularity"  # the baseline
+    assert popularity(with_evaluation(popularity="co_likes")) == "co_likes"
+    both = with_evaluation(popularity="co_likes", slices=("query",))
+    assert popularity(both, popularity="popularity") == "popularity"
+    assert popularity(with_evaluation(baselines={})) is None
+    pipeline.report(tmp_path, both, data, "report.html", slices=["group_id", "query"])
+    slices = [list(options["slices"]) for options in asked]
+    assert slices == [[], [], ["query"], [], ["group_id", "query"]]
+
+    model = pipeline.PreRanker(
+        pipeline.prepared_schema(data), **config.model.arguments()
+    )
+    made = pipeline.evaluate(model, with_evaluation(slices=("query",), samples=2), data)
+    assert list(made.slices) == ["query"] and made.slices["query"]
+
+
 def test_a_failure_before_the_first_backup_keeps_nothing(
     config, data, tmp_path, monkeypatch
 ):
@@ -205,3 +241,57 @@ def test_a_cascade_is_refused_before_it_is_simulated(tmp_path, monkeypatch):
         ConfigurationError, match="of the task 'click'; set teacher: nu"
     ):
         pipeline.prepare(config, tmp_path / "new")
+
+
+def with_ranker(config, objective):
+    """The configuration with privileged co-likes, a small ranker and one epoch."""
+    tower = Tower((4,), dimension=4)
+    features = [
+        dataclasses.replace(f, privileged=f.owner == "cross")
+        for f in config.schema.features
+    ]
+    schema = dataclasses.replace(config.schema, features=tuple(features))
+    return dataclasses.replace(
+        config,
+        schema=schema,
+        model=dataclasses.replace(config.model, cross_tower=None),
+        ranker=RankerConfig(tower, "zero_attention"),
+        objective=objective,
+    )
+
+
+def test_a_preranker_is_trained_by_the_ranker_of_a_run_directory(
+    config, data, tmp_path
+):
+    hard = Term("like", "softmax_cross_entropy")
+    objective = Objective((hard, Term("like", "distillation")))
+    config = with_ranker(config, objective)
+    ranker = pipeline.train_ranker(config, data, tmp_path / "ranker")
+    # It learns from labels, and from those alone.
+    assert ranker.objective == Objective((hard,))
+    assert "co_likes" in ranker.network.tower.fields.field_names
+    model = pipeline.train(config, data, tmp_path / "run", tmp_path / "ranker")
+    assert "co_likes" not in model.network.schema.columns()
+    opened = pipeline.open_model(tmp_path / "ranker")
+    assert isinstance(opened, pipeline.Ranker)
+    evaluation = dataclasses.replace(config.evaluation, metrics=("overlap@5", "gauc"))
+    config = dataclasses.replace(config, evaluation=evaluation)
+    made = pipeline.evaluate(model, config, data, teacher=tmp_path / "ranker")
+    overlap = {r.row: r.value for r in made.records if r.metric == "overlap@5"}
+    assert overlap["ranker (like)"] == 1.0 > overlap["model"]
+
+
+def test_a_teacher_must_have_a_pupil(config, data, tmp_path):
+    alone = with_ranker(config, "softmax_cross_entropy")
+    with pytest.raises(ConfigurationError, match="no term of the objective learns"):
+        pipeline.train(alone, data, tmp_path / "run", tmp_path / "ranker")
+    soft = Objective((Term("like", "distillation"),))
+    with pytest.raises(ConfigurationError, match="a ranker learns from labels"):
+        pipeline.train_ranker(with_ranker(config, soft), data, tmp_path / "run")
+    both = Objective((Term("like"), Term("like", "distillation")))
+    joint = with_ranker(config, both)
+    model = dataclasses.replace(joint.model, ranker=joint.ranker)
+    joint = dataclasses.replace(joint, model=model)
+    with pytest.raises(ConfigurationError, match=r"model\.ranker is trained jointly"):
+        pipeline.train(joint, data, tmp_path / "run", tmp_path / "ranker")
+    assert not list(tmp_path.iterdir())

@@ -99,6 +99,14 @@ class ModelConfig:
                     f"{term.loss} compares vectors, of the scorers 'dot' and 'cosine' "
                     f"only. Received: scorer={self.scorer.kind!r}"
                 )
+            for name in (term.query, term.doc):
+                size = self.query_tower.output
+                if name is not None and schema[name].dimension != size:
+                    raise ConfigurationError(
+                        f"{term.loss} draws the embeddings of {name!r} to vectors of "
+                        f"size {size}; give both one size. Received: "
+                        f"dimension={schema[name].dimension}"
+                    )
         if self.ranker is not None:
             self.ranker.check(objective.of_ranker())
             if all(term.loss != "distillation" for term in objective.terms):
@@ -107,6 +115,7 @@ class ModelConfig:
                     "from it; add a term of the loss 'distillation', or leave out "
                     "ranker"
                 )
+        hidden = {*schema.owned_by("cross")}
         schema = schema.served
         cross = schema.owned_by("cross")
         if cross and self.cross_tower is None:
@@ -117,6 +126,7 @@ class ModelConfig:
         if self.cross_tower is not None and not cross:
             raise ConfigurationError(
                 "a cross_tower is given, but no feature has owner='cross'"
+                + (" and is not privileged" if hidden else "")
             )
         moving = [f.name for f in schema.owned_by("doc") if f.point_in_time]
         if self.distinct_documents and moving:
