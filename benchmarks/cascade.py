@@ -5,10 +5,11 @@ the user never rated, 200 candidates, of which the pre-ranker hands 50 on. Measu
 the share of the liked ones that it keeps (HitRate@50) and the share of the ranker's
 first 10 that it keeps (HR@50,10).
 
-The ranker reads a privileged feature of each pair: how well the movie goes with all
-that the user liked before, by the likes of other users. Its history is attended to by
+The ranker reads two privileged features of each pair: how well the movie goes with all
+that the user liked before, by the likes of other users, and the same of all that was
+rated. Its history is attended to by
 user and movie together, and all fields are multiplied with each other; it has to be run
-for each pair. The pre-ranker is two towers without that feature. Distilled, the same
+for each pair. The pre-ranker is two towers without them. Distilled, the same
 two towers also learn from the ranker's logits of their training lists; nothing else
 differs. All keep the epoch that is best on the validation users. The oracle knows the
 labels.
@@ -30,11 +31,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cascade_lists
-import co_likes
+import co_occurrence
 import kept_runs
 import measuring
 import ratings
-from cascade_lists import CO_LIKES, TASK
+from cascade_lists import PAIR_FEATURES, TASK
 
 from tfrs_prerank import (  # first of all, so that tf.keras is Keras 2
     LazyAdam,
@@ -274,7 +275,7 @@ def measure(data: Data, is_small: bool, seed: int) -> dict[str, Any]:
             RANKER: TEACHER,
             **{name: fitted[name].scores for name in PRERANKERS},
             # Pads are -1, and padding is not ranked.
-            "co-likes": CO_LIKES,
+            **{name: name for name in PAIR_FEATURES},
             "popularity": lambda batch: tf.gather(
                 data.popularity, tf.maximum(batch["doc_ids"], 0)
             ),
@@ -369,7 +370,7 @@ def _deviation(values: list[float]) -> float | str:
 def digest(is_small: bool) -> str:
     """Returns a digest of the setting and of the code that the models rest on."""
     package = (PreRanker.__module__, Ranker.__module__)
-    own = {m.__name__ for m in (ratings, cascade_lists, co_likes)}
+    own = {m.__name__ for m in (ratings, cascade_lists, co_occurrence)}
     told = (PRERANKERS, OF_RANKER, KEPT, METRICS, is_small)
     return kept_runs.digest(told, own | {*kept_runs.modules(package)})
 

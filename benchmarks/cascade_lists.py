@@ -14,8 +14,9 @@ from the catalogue: uniformly, as in the requests of the test. So a movie that t
 rated at another time may be drawn as a negative, also one that is to come; nobody who
 trains on a log can know better.
 
-Every pair also has a privileged feature: how well the movie goes with all that the user
-liked before, by the likes of other users (`co_likes.py`).
+Every pair also has two privileged features: how well the movie goes with all that the
+user liked before, by the likes of other users, and the same of all that was rated
+(`co_occurrence.py`).
 
 A movie's id is its place among the movies, as a user's is.
 """
@@ -30,14 +31,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import ratings
-from co_likes import CoLikes
+from co_occurrence import CoOccurrence
 
 from tfrs_prerank import Categorical, Numeric, Schema, Sequence, Task
 from tfrs_prerank.features import DocumentTable
 from tfrs_prerank.features.declarations import STAGES
 from tfrs_prerank.sampling import Catalog, DocumentLog, Mixture, Sampler
 
-TASK, CO_LIKES = "like", "co_likes"
+TASK = "like"
+PAIR_FEATURES = ("co_likes", "co_ratings")
 SEED = 20221018
 CANDIDATES, MOST_HELD_OUT = 200, 100
 EVENTS, NEGATIVES = 20, 20
@@ -106,7 +108,10 @@ def make_schema() -> Schema:
             Sequence("history", shares="movie_id", dtype="int64", max_length=HISTORY),
             Categorical("movie_id", "doc", **ids),
             Categorical("genres", "doc", max_values=6, **ids),
-            Numeric(CO_LIKES, "cross", dimension=32, standardize=True, privileged=True),
+            *(
+                Numeric(name, "cross", dimension=32, standardize=True, privileged=True)
+                for name in PAIR_FEATURES
+            ),
         ),
         tasks=(Task(TASK),),
         doc_id="int64",
@@ -143,9 +148,8 @@ def read(folder: Path, users: int | None = None) -> Cascade:
         for own, person in zip(events, people, strict=True)
     ]
     train = list(with_negatives(logged, documents))
-    co_likes = CoLikes([own.likes(own.past) for own in events], len(movies))
-    add_co_likes(train, events, co_likes)
-    add_co_likes(requests, events, co_likes)
+    models = co_occurrences(events, len(movies))
+    add_pair_features([*train, *requests], events, models)
     chosen = np.random.default_rng(SEED).permutation(len(events)) < len(events) // 10
     return Cascade(
         train=train,
@@ -223,7 +227,7 @@ def with_negatives(
     requests: list[Request], documents: DocumentTable
 ) -> Iterator[Request]:
     """Yields training lists: the exposed movies and draws from the catalogue."""
-    # The pairs' feature is computed for what was drawn, not logged.
+    # The features of pairs are computed for what was drawn, not logged.
     schema = without_pairs(make_schema())
     mixture = Mixture(catalog=Catalog(NEGATIVES, by=()), seed=SEED)
     sampler = Sampler(mixture, schema, DocumentLog(requests, documents, schema))
@@ -233,22 +237,31 @@ def with_negatives(
         yield made
 
 
-def add_co_likes(
-    requests: list[Request], events: list[Events], co_likes: CoLikes
+def co_occurrences(events: list[Events], movies: int) -> tuple[CoOccurrence, ...]:
+    """Returns the models of the features of pairs, fitted to the past of all users."""
+    liked = [own.likes(own.past) for own in events]
+    rated = [own.movies[: own.past] for own in events]
+    return CoOccurrence(liked, movies), CoOccurrence(rated, movies)
+
+
+def add_pair_features(
+    requests: list[Request], events: list[Events], models: tuple[CoOccurrence, ...]
 ) -> None:
-    """Adds the privileged feature to requests, as of the place in their user's events.
+    """Adds the privileged features, as of the request's place in its user's events.
 
     Args:
         requests: each changed in place.
         events: of all users.
-        co_likes: fitted to the past of all users.
+        models: from `co_occurrences`.
     """
     for request in requests:
-        user = request["user_id"]
-        place = request["request_id"].partition("/")[2]
+        user, ids = request["user_id"], request["doc_ids"]
         own = events[user]
-        history = own.likes(own.past if place == NEXT else int(place))
-        request[CO_LIKES] = co_likes.scores(user, history, request["doc_ids"])
+        after = request["request_id"].partition("/")[2]
+        place = own.past if after == NEXT else int(after)
+        histories = (own.likes(place), own.movies[:place])
+        for name, model, history in zip(PAIR_FEATURES, models, histories, strict=True):
+            request[name] = model.scores(user, history, ids)
 
 
 def without_pairs(schema: Schema) -> Schema:

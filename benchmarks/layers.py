@@ -14,9 +14,7 @@ time. Inputs and weights are there already, the output and all gradients are cou
 from __future__ import annotations
 
 import dataclasses
-import gc
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,7 +23,7 @@ import measuring
 import numpy as np
 import published
 import tensorflow as tf
-from measuring import Timing, significant
+from measuring import Result, peak_mib, significant
 from published import Form
 
 from tfrs_prerank import layers
@@ -35,8 +33,6 @@ SPLIT = "loop over pairs, fields split"
 DEEPCTR = f"DeepCTR: {SPLIT}"
 CONV = "DeepCTR: outer products, conv1d"
 ROUNDS = 12
-MEMORY_STEPS = 7
-_DEVICE = "CPU:0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +50,6 @@ class Case:
     inputs: list[tf.Tensor]
     layer: Form
     plain: dict[str, Form]
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What one form took.
-
-    Attributes:
-        timing: time of a step.
-        mib: memory of a step, or None where it is not counted.
-    """
-
-    timing: Timing
-    mib: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -424,27 +407,6 @@ def check_same(want: Any, found: Any, arrange: published.Arrange) -> None:
 
 def _numpy(found: Any) -> Any:
     return tf.nest.map_structure(lambda x: tf.convert_to_tensor(x).numpy(), found)
-
-
-def peak_mib(step: Callable[[], Any]) -> float | None:
-    """Returns the memory that a step takes at most, above what there was.
-
-    As TensorFlow's allocator counts it, which the process's own size does not show: it
-    keeps what is freed. On a CPU it counts only with oneDNN, which is the default on
-    x86, and only tensors of 256 KiB and more; else None.
-    """
-    gc.collect()
-    peaks = []
-    for _ in range(MEMORY_STEPS):
-        try:
-            tf.config.experimental.reset_memory_stats(_DEVICE)
-        except ValueError:
-            return None
-        before = tf.config.experimental.get_memory_info(_DEVICE)["current"]
-        step()
-        peak = tf.config.experimental.get_memory_info(_DEVICE)["peak"]
-        peaks.append(float(peak - before) / 2**20)
-    return statistics.median(peaks)
 
 
 def target_table(

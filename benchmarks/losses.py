@@ -25,8 +25,7 @@ import measuring
 import numpy as np
 import optax
 import tensorflow as tf
-from layers import Result, peak_mib
-from measuring import significant
+from measuring import Result, peak_mib, significant
 
 from tfrs_prerank import losses
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import gc
 import json
 import os
 import platform
@@ -18,6 +19,8 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 _TOLERANCE = 0.1
+_MEMORY_STEPS = 7
+_DEVICE = "CPU:0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,19 @@ class Timing:
 
     seconds: float
     settled: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a step of TensorFlow took.
+
+    Attributes:
+        timing: time of a step.
+        mib: memory of a step, or None where it is not counted.
+    """
+
+    timing: Timing
+    mib: float | None
 
 
 def parser(description: str, name: str) -> argparse.ArgumentParser:
@@ -207,6 +223,32 @@ def resident_mib(field: str = "VmRSS") -> float:
         if line.startswith(field):
             return int(line.split()[1]) / 1024
     raise RuntimeError(f"/proc/self/status has no {field}; run this on Linux")
+
+
+def peak_mib(step: Callable[[], Any]) -> float | None:
+    """Returns the memory that a step takes at most, above what there was.
+
+    As TensorFlow's allocator counts it, which the process's own size does not show: it
+    keeps what is freed. On a CPU it counts only with oneDNN, which is the default on
+    x86, and only tensors of 256 KiB and more; else None.
+
+    Args:
+        step: is called some times.
+    """
+    import tensorflow as tf  # help does not wait for it
+
+    gc.collect()
+    peaks = []
+    for _ in range(_MEMORY_STEPS):
+        try:
+            tf.config.experimental.reset_memory_stats(_DEVICE)
+        except ValueError:
+            return None
+        before = tf.config.experimental.get_memory_info(_DEVICE)["current"]
+        step()
+        peak = tf.config.experimental.get_memory_info(_DEVICE)["peak"]
+        peaks.append(float(peak - before) / 2**20)
+    return statistics.median(peaks)
 
 
 def forget_peak() -> None:

@@ -292,7 +292,7 @@ def test_configuration_page_has_every_key_with_its_default():
             tells = field.name in ("kind", "source") and len(kinds) == 1
             table[field.name] = "required" if tells else field_default(field)
         wanted.append(table)
-    assert len(wanted) == 28
+    assert len(wanted) == 29
     for table in wanted:
         assert table in tables
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import json
 import os
 import re
@@ -17,29 +20,32 @@ FOLDER = ROOT / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Small runs of all scripts, at the same time: what they print and write."""
+def run_of(script_named, tmp_path_factory):
+    """Returns a function from a script's name to what a small run prints and writes."""
     folder = tmp_path_factory.mktemp("results")
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    started = {
-        name: subprocess.Popen(
-            [sys.executable, FOLDER / f"{name}.py", "--small", "--results", file],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in ("serving", "training", "layers", "losses")
-        for file in [folder / f"{name}.jsonl"]
-    }
-    found = {}
-    for name, process in started.items():
-        printed, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors[-3000:]
-        (line,) = (folder / f"{name}.jsonl").read_text().splitlines()
-        found[name] = (printed, json.loads(line))
-    return folder, found
+
+    @functools.cache
+    def run(name):
+        file = folder / f"{name}.jsonl"
+        with pytest.MonkeyPatch.context() as patch, io.StringIO() as printed:
+            patch.setattr("sys.argv", [name, "--small", "--results", str(file)])
+            patch.chdir(folder)
+            with contextlib.redirect_stdout(printed):
+                script_named(name).main()
+            (line,) = file.read_text().splitlines()
+            return printed.getvalue(), json.loads(line)
+
+    return run
+
+
+# A small run takes half a minute, but that of the losses.
+SCRIPTS = [
+    *(
+        pytest.param(n, marks=pytest.mark.slow)
+        for n in ("serving", "training", "layers")
+    ),
+    "losses",
+]
 
 
 MIB = ("MiB", "its MiB")
@@ -50,8 +56,9 @@ def ratio(above, below):
     return pytest.approx(above / below, rel=0.011)
 
 
-def test_serving_compares_with_the_floor_and_with_the_tower(runs):
-    tables = runs[1]["serving"][1]["tables"]
+@pytest.mark.slow
+def test_serving_compares_with_the_floor_and_with_the_tower(run_of):
+    tables = run_of("serving")[1]["tables"]
     names = ["numpy floor", "export, int64 ids", "export, string ids"]
     for length in (50, 200):
         rows = [row for row in tables["latency"] if row["candidates"] == length]
@@ -74,8 +81,9 @@ def test_serving_compares_with_the_floor_and_with_the_tower(runs):
     )
 
 
-def test_the_graph_does_not_grow(runs):
-    rows = runs[1]["serving"][1]["tables"]["graph"]
+@pytest.mark.slow
+def test_the_graph_does_not_grow(run_of):
+    rows = run_of("serving")[1]["tables"]["graph"]
     assert {row["documents"] for row in rows} == {10, 500}
     assert {row["largest vocabulary"] for row in rows} == {10, 10_000}
     sizes = [row["saved_model.pb, bytes"] for row in rows]
@@ -85,8 +93,9 @@ def test_the_graph_does_not_grow(runs):
     assert min(sizes) > 10_000
 
 
-def test_training_compares_data_and_optimisers(runs):
-    tables = runs[1]["training"][1]["tables"]
+@pytest.mark.slow
+def test_training_compares_data_and_optimisers(run_of):
+    tables = run_of("training")[1]["tables"]
     ratios = []  # under zero attention and under a Transformer
     for table in (tables["data"], tables["behaviours"]):
         lists, pairs = (row["pairs per second"] for row in table)
@@ -146,8 +155,9 @@ OUTPUTS = {
 }
 
 
-def test_layers_are_compared_with_published_forms(runs):
-    tables = runs[1]["layers"][1]["tables"]
+@pytest.mark.slow
+def test_layers_are_compared_with_published_forms(run_of):
+    tables = run_of("layers")[1]["tables"]
     crosses, attention = tables["crosses"], tables["attention"]
     rows = [*crosses, *attention]
     assert {row["layer"] for row in rows} == set(OUTPUTS)
@@ -231,7 +241,7 @@ def test_weights_without_a_gradient_are_refused(layers):
         step(layers, lambda x: tf.matmul(x, kernel), kernel, unused)
 
 
-def test_memory_is_the_median_of_steps(layers, monkeypatch):
+def test_memory_is_the_median_of_steps(script_named, monkeypatch):
     found = iter(
         {"current": 2**20, "peak": (1 + mib) * 2**20}
         for mib in (5, 1, 1, 1, 4, 2, 3)  # their median is 2
@@ -240,12 +250,12 @@ def test_memory_is_the_median_of_steps(layers, monkeypatch):
     memory = tf.config.experimental
     monkeypatch.setattr(memory, "reset_memory_stats", lambda device: None)
     monkeypatch.setattr(memory, "get_memory_info", lambda device: next(found))
-    assert layers.peak_mib(lambda: None) == 2.0
+    assert script_named("measuring").peak_mib(lambda: None) == 2.0
 
 
-@pytest.mark.parametrize("name", ["serving", "training", "layers", "losses"])
-def test_runs_say_where_they_ran_and_print_what_they_write(runs, name):
-    printed, line = runs[1][name]
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_runs_say_where_they_ran_and_print_what_they_write(run_of, name):
+    printed, line = run_of(name)
     assert line["benchmark"] == name and line["small"] is True
     assert re.match(r"20\d\d-\d\d-\d\dT", line["date"])
     assert line["machine"]["cores"] == os.cpu_count()
@@ -270,19 +280,21 @@ def run_tables(*arguments):
     )
 
 
-def test_the_page_is_made_from_full_runs_only(runs, tmp_path):
+def test_the_page_is_made_from_full_runs_only(run_of, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# A\n\n<!-- serving: graph -->\nold\n<!-- end -->\n\nend\n")
-    done = run_tables("--page", page, "--results", runs[0])
+    page.write_text("# A\n\n<!-- losses: pairs -->\nold\n<!-- end -->\n\nend\n")
+    _, line = run_of("losses")
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "losses.jsonl").write_text(json.dumps(line) + "\n")
+    done = run_tables("--page", page, "--results", tmp_path / "small")
     assert done.returncode != 0 and "no full run" in done.stderr
     assert "old" in page.read_text()
-    line = runs[1]["serving"][1]
-    line = {**line, "small": False, "tables": {"graph": [{"a": 1.5, "b": 1000}]}}
-    (tmp_path / "serving.jsonl").write_text(json.dumps(line) + "\n")
+    line = {**line, "small": False, "tables": {"pairs": [{"a": 1.5, "b": 1000}]}}
+    (tmp_path / "losses.jsonl").write_text(json.dumps(line) + "\n")
     assert run_tables("--page", page, "--results", tmp_path).returncode == 0
     table = "| a   | b     |\n| --- | ----- |\n| 1.5 | 1,000 |"
     assert page.read_text() == (
-        f"# A\n\n<!-- serving: graph -->\n\n{table}\n\n<!-- end -->\n\nend\n"
+        f"# A\n\n<!-- losses: pairs -->\n\n{table}\n\n<!-- end -->\n\nend\n"
     )
 
 

@@ -174,10 +174,10 @@ def test_real_requests_have_the_sizes_of_the_protocol(lists, data_dir):
     assert (made["stage"] == 0).sum() == len(events[0].movies) // 5
 
 
-def test_co_likes_solve_the_ridge_regressions_of_each_movie(script):
+def test_co_occurrences_solve_the_ridge_regressions_of_each_movie(script):
     random = np.random.default_rng(0)
     likes = [np.flatnonzero(random.random(6) < 0.5) for _ in range(9)]
-    kernel = script.co_likes.kernel_of(likes, 6, strength=2.0)
+    kernel = script.co_occurrence.kernel_of(likes, 6, strength=2.0)
     matrix = np.array([np.isin(np.arange(6), own) for own in likes], np.float64)
     for movie in range(6):
         # What the likes of all other movies say of this one.
@@ -192,33 +192,35 @@ def test_co_likes_solve_the_ridge_regressions_of_each_movie(script):
 def test_a_user_is_scored_by_what_users_of_other_folds_liked(script):
     random = np.random.default_rng(0)
     likes = [np.flatnonzero(random.random(8) < 0.5) for _ in range(8)]
-    made = script.co_likes.CoLikes(likes, 8, folds=2, strength=1.0)
+    made = script.co_occurrence.CoOccurrence(likes, 8, folds=2, strength=1.0)
     ids = np.array([7, 0, 2])
-    kernel = script.co_likes.kernel_of(likes[1::2], 8, 1.0)
+    kernel = script.co_occurrence.kernel_of(likes[1::2], 8, 1.0)
     expected = [kernel[3, movie] + kernel[5, movie] for movie in ids]
     np.testing.assert_allclose(made.scores(4, [3, 5], ids), expected, rtol=1e-5)
     assert made.scores(4, [], ids).tolist() == [0.0, 0.0, 0.0]
     # Nothing that users of its own fold liked, it neither, changes that.
     likes[4] = likes[6] = np.arange(8)
-    again = script.co_likes.CoLikes(likes, 8, folds=2, strength=1.0)
+    again = script.co_occurrence.CoOccurrence(likes, 8, folds=2, strength=1.0)
     np.testing.assert_array_equal(
         again.scores(4, [3, 5], ids), made.scores(4, [3, 5], ids)
     )
 
 
-def test_pairs_know_what_was_liked_before_their_list_alone(lists, folder):
+def test_pairs_know_what_came_before_their_list_alone(lists, folder):
     cascade = lists.read(folder)
     events = lists.read_events(folder)
-    made = lists.CoLikes([own.likes(20) for own in events], 60)
+    likes, ratings = lists.co_occurrences(events, 60)
     user = 3
     own = [r for r in cascade.train if r["user_id"] == user]
     own += [r for r in cascade.validation + cascade.test if r["user_id"] == user]
     assert [r["request_id"].partition("/")[2] for r in own] == ["0", "next"]
     for request, place in zip(own, (0, 20), strict=True):
-        liked = events[user].likes(place)
-        expected = made.scores(user, liked, request["doc_ids"])
+        ids, movies = request["doc_ids"], events[user].movies[:place]
+        expected = likes.scores(user, events[user].likes(place), ids)
         np.testing.assert_array_equal(request["co_likes"], expected)
-    assert not own[0]["co_likes"].any() and own[1]["co_likes"].any()
+        expected = ratings.scores(user, movies, ids)
+        np.testing.assert_array_equal(request["co_ratings"], expected)
+        assert (request["co_likes"] != request["co_ratings"]).any() == (place > 0)
 
 
 class Signed:
@@ -311,7 +313,13 @@ def test_a_small_run_measures_all_rows(script, folder, tmp_path, monkeypatch):
     run = script.measure(script.load(tmp_path / "made", None), True, 1)
     values = run["values"]
     models = {"ranker", "two towers", "two towers, distilled"}
-    assert set(values) == models | {"co-likes", "popularity", "random", "oracle"}
+    assert set(values) == models | {
+        "co_likes",
+        "co_ratings",
+        "popularity",
+        "random",
+        "oracle",
+    }
     # Only 40 candidates: with a cut at 50 all are kept.
     for row in values.values():
         assert row["hit_rate@50"][0] == row["ranker_hit_rate@50,10"][0] == 1.0

@@ -316,6 +316,40 @@ def test_dropped_rows_are_counted_by_reason(tmp_path: Path) -> None:
     assert report.requests_written == {"train": 5, "validation": 1, "test": 1}
 
 
+def test_equal_numbers_agree_whatever_their_sign(tmp_path: Path) -> None:
+    schema = Schema(
+        features=[
+            Numeric("lat", "query"),
+            Dense("taste", "query", size=2),
+            Categorical("movie", "doc"),
+        ],
+        tasks=[Task("click")],
+    )
+    columns = LogColumns(
+        request_id="sid",
+        doc_id="item",
+        document_id="item",
+        document_features={"movie": "item"},
+    )
+    data = frame(10).assign(lat=0.0)
+    data["taste"] = [[0.0, 1.0]] * len(data)
+    negative = data.assign(lat=-0.0)
+    negative["taste"] = [[-0.0, 1.0]] * len(data)
+    mixed = data.copy()
+    mixed.loc[::2] = negative.loc[::2]
+    made = []
+    for name, log in (("one", data), ("two", mixed), ("three", negative)):
+        config = LogsConfig(
+            requests=save(log, tmp_path / f"{name}.parquet"),
+            documents=save(DOCUMENTS, tmp_path / "docs.parquet"),
+            columns=columns,
+        )
+        report = convert(config, schema, tmp_path / name)
+        assert report.requests_dropped == {}
+        made.append(files_of(tmp_path / name))
+    assert made[0] == made[1] == made[2]
+
+
 def test_of_duplicates_the_best_stays(tmp_path: Path) -> None:
     data = frame(10)
     other = data.iloc[[24, 24, 24]].copy()  # s8, document a, exposed at 0
@@ -471,7 +505,17 @@ def broken(change):
         (frame().assign(co_count="x"), TypeError, "'co_count': float32 .* such as 'x'"),
         (frame().assign(history=7), TypeError, "'history': lists are declared"),
         (frame().assign(time="noon"), TypeError, "'time': a time in seconds"),
-        (frame().iloc[:0], ValueError, "of 0 rows 0 requests are left"),
+        (
+            frame().iloc[:0],
+            ValueError,
+            r"requests: .*log.parquet holds no row; give a log with requests",
+        ),
+        (
+            frame().assign(position=2**31),
+            ValueError,
+            r"'position': places up to 2147483647 are wanted. Received: 2147483648; "
+            "correct the cell",
+        ),
         (frame().assign(item="z"), ValueError, "{'unknown_document': 30}"),
     ],
 )

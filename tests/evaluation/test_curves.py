@@ -1,5 +1,7 @@
 """Every number that a report draws, by hand or against the metric of the same name."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,12 +9,13 @@ import tensorflow as tf
 from tests.evaluation.requests import IDS, batches_of, logits_of, make_requests
 from tfrs_prerank import metrics
 from tfrs_prerank.evaluation.batches import batches
-from tfrs_prerank.evaluation.collecting import SHOWN, Collector
+from tfrs_prerank.evaluation.collecting import SHOWN, Collector, catalogue
 from tfrs_prerank.evaluation.rankings import Ranking
 
 
 def curves_of(data, rows, *, k=2, m=1, doc_ids=None, popularity=None):
     rankings = [Ranking(row, source) for row, source in rows.items()]
+    doc_ids = None if doc_ids is None else catalogue(doc_ids)
     collector = Collector(list(rows), ["click"], k, m, doc_ids, popularity)
     for batch in batches(data):
         collector.add(batch, [ranking(batch, ["click"]) for ranking in rankings])
@@ -110,11 +113,26 @@ def test_without_a_catalogue_the_candidates_are_all_documents():
     assert (lorenz.documents, lorenz.whole) == (5, False)
 
 
-def test_gini_is_the_metric(requests):
+def test_candidates_outside_the_catalogue_are_counted_and_left_out():
+    lorenz = curves_of([HAND], {"a": "score"}, doc_ids=np.array(list("bcdf"))).lorenz
+    # a is a candidate twice, e once. Forwarded: b 2 of four documents, in all 2.
+    assert (lorenz.documents, lorenz.outside) == (4, 3)
+    assert lorenz.gini["a"] == pytest.approx((3 * 2) / (4 * 2))
+    assert lorenz.shares["a"][0] == 0.0 and lorenz.shares["a"][-1] == 1.0
+    # The log showed b once and c once.
+    assert lorenz.gini[SHOWN] == pytest.approx((1 + 3) / (4 * 2))
+    # Where nothing is left there is no curve.
+    lorenz = curves_of([HAND], {"a": "score"}, doc_ids=np.array(["z"])).lorenz
+    assert (lorenz.documents, lorenz.outside, dict(lorenz.gini)) == (1, 7, {})
+
+
+@pytest.mark.parametrize("catalogue", [IDS, IDS[:3]])
+def test_gini_is_the_metric(requests, catalogue):
     rows = {"a": "score", "pop": "popularity"}
-    lorenz = curves_of(batches_of(requests, 7), rows, doc_ids=np.array(IDS)).lorenz
+    data = batches_of(requests, 7)
+    lorenz = curves_of(data, rows, doc_ids=np.array(catalogue)).lorenz
     for row, column in rows.items():
-        metric = metrics.PopularityGini(IDS, 2)
+        metric = metrics.PopularityGini(catalogue, 2)
         want = by_itself(metric, requests, requests[column])
         assert lorenz.gini[row] == pytest.approx(want)
 
@@ -177,6 +195,46 @@ def test_unknown_popularity_is_left_out_and_an_unknown_column_named():
     assert item.positives.tolist() == [2]
     with pytest.raises(KeyError, match=r"popularity='clicks': .* no such column"):
         curves_of([HAND], {"a": "score"}, popularity="clicks")
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (np.array([1.0, 2.0]), r"float64 of shape \(2,\)"),
+        (np.full([2, 4], "many"), r"string of shape \(2, 4\)"),
+    ],
+)
+def test_a_popularity_that_is_no_number_per_document_is_refused(column, kind):
+    with pytest.raises(ValueError) as caught:
+        curves_of(
+            [{**HAND, "popularity": column}], {"a": "score"}, popularity="popularity"
+        )
+    assert re.fullmatch(
+        rf"popularity='popularity': the column is {kind}: name one of numbers per "
+        r"document, \(2, 4\)",
+        str(caught.value),
+    )
+
+
+@pytest.mark.parametrize(
+    ("doc_ids", "error", "message"),
+    [
+        (["a", "b", "a"], ValueError, "doc_ids holds 'a' twice: give every id once"),
+        ([3, 4, 4], ValueError, "doc_ids holds 4 twice: give every id once"),
+        ([], ValueError, "doc_ids is empty: give all ids of the catalogue"),
+        (
+            [["a"]],
+            TypeError,
+            r"doc_ids is string of shape \(1, 1\): give a list of ids",
+        ),
+        ([0.5], TypeError, r"doc_ids is float32 of shape \(1,\): give a list of ids"),
+        ([1, 2], TypeError, "doc_ids is int32 and the batch's 'doc_ids' string: give"),
+    ],
+)
+def test_a_catalogue_that_is_none_is_refused(doc_ids, error, message):
+    with pytest.raises(error, match=message) as caught:
+        curves_of([HAND], {"a": "score"}, doc_ids=doc_ids)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_labels_the_ranker_is_still_imitated(requests):

@@ -11,7 +11,15 @@ from tests.metrics import reference
 from tfrs_prerank import Categorical, Numeric, PreRanker, Schema, Task, Tower
 from tfrs_prerank.evaluation import evaluate
 from tfrs_prerank.evaluation.bootstrap import resample_counts
-from tfrs_prerank.metrics import GAUC, MRR, NDCG, HitRate
+from tfrs_prerank.metrics import (
+    GAUC,
+    MRR,
+    NDCG,
+    PCOC,
+    CatalogCoverage,
+    HitRate,
+    RankerHitRate,
+)
 
 LENGTH = 5
 
@@ -304,7 +312,9 @@ def test_a_metric_without_a_usable_list_is_absent():
         "like/hit_rate@10",
         "like/gauc",
     ]
-    assert messages[0].startswith("click/gauc is left out for co, pop: no list")
+    assert messages[0] == (
+        "click/gauc is left out for co, pop: no list has what it needs in label/click"
+    )
     assert caught[0].filename == __file__
     assert {(r.task, r.metric) for r in made.records} == {
         ("click", "ndcg@10"),
@@ -315,6 +325,30 @@ def test_a_metric_without_a_usable_list_is_absent():
     assert "gauc" not in str(made)
     with pytest.raises(KeyError, match=r"no 'click/gauc/co'; "):
         made.value("click", "gauc", "co")
+
+
+@pytest.mark.parametrize(
+    ("metric", "columns"),
+    [
+        (PCOC(), "label/click"),  # labels there are, but no positive one
+        (RankerHitRate(2, 1), "teacher/click"),
+        (CatalogCoverage(["a"], 2), "doc_ids"),
+    ],
+)
+def test_what_an_absent_metric_lacked_is_named(metric, columns):
+    batch = {
+        "mask": np.array([[False, False]] if columns == "doc_ids" else [[True, True]]),
+        "doc_ids": np.array([["a", "b"]]),
+        "label/click": np.zeros([1, 2]),
+        "teacher/click": np.full([1, 2], np.nan),
+    }
+    rows = {"a": lambda batch: dict.fromkeys(("scores", "click"), tf.zeros([1, 2]))}
+    with pytest.warns(UserWarning) as caught:
+        evaluate(rows, [batch], metrics=[metric], groups=None)
+    (message,) = (str(warning.message) for warning in caught)
+    assert message.endswith(
+        f"{metric.name} is left out for a: no list has what it needs in {columns}"
+    )
 
 
 def test_resamples_without_a_usable_list_do_not_count():
@@ -481,6 +515,13 @@ def changed(**columns):
             "no 'label/buy'",
         ),
         ({"a": "co_likes"}, changed(), {"tasks": []}, ValueError, "tasks is empty"),
+        (
+            {"a": "co_likes"},
+            changed(),
+            {"tasks": ["click", "like", "click"]},
+            ValueError,
+            "tasks names 'click' twice: name every task once",
+        ),
         (
             {"a": "co_likes"},
             changed(),

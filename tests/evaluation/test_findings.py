@@ -1,9 +1,18 @@
 import numpy as np
 import pytest
 
-from tests.evaluation.requests import make_requests
+from tests.evaluation.requests import logits_of, make_requests
 from tfrs_prerank.evaluation import evaluate
-from tfrs_prerank.metrics import ASH, MRR, HitRate, InSceneHitRate, RankerHitRate
+from tfrs_prerank.metrics import (
+    ASH,
+    ECE,
+    MRR,
+    CatalogCoverage,
+    HitRate,
+    InSceneHitRate,
+    PopularityGini,
+    RankerHitRate,
+)
 
 NAN = float("nan")
 
@@ -102,3 +111,58 @@ def test_lists_of_no_candidate_are_no_error(length):
     batch["mask"][1, length:] = False
     found = findings_of(batch, MRR())
     assert found.get("have no candidate", (0, 4))[0] == (length == 0)
+
+
+def test_metrics_that_slices_leave_out_are_named():
+    metrics = [MRR(), HitRate(2), ECE(), CatalogCoverage(["d1"], 2)]
+    rows = {"a": logits_of("score")}
+    made = {
+        column: [
+            str(finding)
+            for finding in evaluate(
+                rows, [make_requests()], metrics=metrics, slices=slices, samples=2
+            ).findings
+            if finding.unit == "metrics"
+        ]
+        for column, slices in (
+            ("none", {}),
+            ("city", {"city": "city"}),
+            ("both", {"city": "city", "category": "category"}),
+        )
+    }
+    without_sums = (
+        "2 of 4 metrics are in no slice, since they are no sums over lists: click/ece, "
+        "catalog_coverage@2"
+    )
+    assert made == {
+        "none": [],
+        "city": [without_sums],
+        "both": [
+            without_sums,
+            "1 of 4 metrics are not in the slice 'category', which takes positives "
+            "apart: click/mrr",
+        ],
+    }
+
+
+def test_forwarded_documents_outside_the_catalogue_are_counted():
+    batch = lists(
+        doc_ids=np.array([["a", "b", "c"], ["x", "y", "c"], ["a", "y", ""], ["x"] * 3]),
+        other=np.array([[3.0, 2, 1], [0, 0, 0], [1, 2, 0], [1, 0, 0]]),
+    )
+    metrics = [CatalogCoverage(list("abc"), 1), PopularityGini(list("abc"), 1)]
+    found = findings_of(
+        batch, *metrics, rows={"a": "score", "b": "other", "c": lambda b: -b["score"]}
+    )
+    what = "are forwarded by {!r} and not in the catalogue of {}"
+    names = "catalog_coverage@1, popularity_gini@1"
+    # a: x and x. b: x, y or c by chance, that is 2/3; y; x. c: c, c, y, x.
+    assert found[what.format("a", names)] == (2, 9)
+    assert found[what.format("b", names)] == (3, 9)
+    assert found[what.format("c", names)] == (2, 9)
+
+
+def test_a_catalogue_that_holds_all_candidates_says_nothing():
+    batch = lists(doc_ids=np.full([4, 3], "a"))
+    found = findings_of(batch, CatalogCoverage(["a"], 2))
+    assert not any("catalogue" in what for what in found)

@@ -236,6 +236,14 @@ def test_a_plain_report_says_what_it_has_not(data, tmp_path):
         assert sentence in words
 
 
+def test_candidates_outside_the_catalogue_are_told(data, tmp_path):
+    path = tmp_path / "report.html"
+    report({"a": "score"}, data, path, doc_ids=IDS[:-1], samples=2)
+    last = sum((b["mask"] & (b["doc_ids"] == IDS[-1])).sum() for b in data)
+    words = " ".join(" ".join(Page(path.read_text()).words).split())
+    assert f"Over the catalogue; {last} candidates that it lacks are left out." in words
+
+
 def one_batch(mask, **columns):
     mask = np.array(mask, bool)
     zeros = np.zeros(mask.shape)
@@ -304,6 +312,7 @@ def test_nothing_is_left_of_a_failure(data, tmp_path):
         ({"k": 0}, ValueError, "k=0: give a positive number of documents"),
         ({"m": 2.5}, ValueError, r"m=2\.5: give a positive number"),
         ({"path": "."}, IsADirectoryError, "is a folder; name a file in it"),
+        ({"doc_ids": ["a", "a"]}, ValueError, "doc_ids holds 'a' twice"),
     ],
 )
 def test_bad_arguments_are_named_before_the_work(options, error, message, tmp_path):

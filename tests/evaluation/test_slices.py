@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from tests.evaluation.requests import batches_of, logits_of, make_requests, rows_of
 from tfrs_prerank.evaluation import Slice, by_length, compare, evaluate
 from tfrs_prerank.evaluation.slices import quantiles
-from tfrs_prerank.metrics import ECE, MRR, PCOC, HitRate, InSceneHitRate
+from tfrs_prerank.metrics import (
+    ECE,
+    MRR,
+    PCOC,
+    HitRate,
+    InSceneHitRate,
+    NormalizedEntropy,
+)
 
 ROWS = {"a": "score", "pop": "popularity"}
 
@@ -192,6 +199,16 @@ def test_slices_are_printed_and_stored(requests):
             r"slices\['x'\] has shape \(2,\): .* \(60,\)",
         ),
         ("request_id", ValueError, r"slices\['x'\] has 60 values: at most 30"),
+        (
+            Slice("city", edges=(1,)),
+            TypeError,
+            r"slices\['x'\] gives strings, which edges cannot cut: leave edges out",
+        ),
+        (
+            Slice("category", edges=(1, 5)),
+            TypeError,
+            r"slices\['x'\] gives strings, which edges cannot cut: leave edges out",
+        ),
     ],
 )
 def test_bad_slices_are_named(requests, source, error, message):
@@ -201,8 +218,19 @@ def test_bad_slices_are_named(requests, source, error, message):
 
 
 def test_documents_cannot_be_told_apart_without_hit_rates(requests):
-    with pytest.raises(ValueError, match="takes positives apart, which hit rates and"):
+    with pytest.raises(ValueError, match="takes positives apart, which hit rates"):
         evaluate(ROWS, [requests], metrics=[MRR()], slices={"category": "category"})
+
+
+def test_the_metrics_that_take_documents_apart_are_those_that_an_error_names(requests):
+    rows, slices = {"a": logits_of("score")}, {"category": "category"}
+    with pytest.raises(ValueError) as caught:
+        evaluate(rows, [requests], metrics=[ECE()], slices=slices)
+    words = str(caught.value)
+    assert "hit rates, PCOC and NormalizedEntropy can" in words
+    for metric in (InSceneHitRate(2), PCOC(), NormalizedEntropy()):
+        made = evaluate(rows, [requests], metrics=[metric], slices=slices, samples=2)
+        assert all(part.records for part in made.slices["category"].values())
 
 
 @pytest.mark.parametrize("edges", [(), (2, 1), (1, 1), (1, float("nan"))])

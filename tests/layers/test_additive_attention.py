@@ -63,7 +63,7 @@ def test_masking_equals_deleting_and_order_does_not_count() -> None:
     np.testing.assert_allclose(shuffled, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_all_masked_is_zero_with_zero_gradients(dtype: str, jit: bool) -> None:
     attend = _trained(dtype)

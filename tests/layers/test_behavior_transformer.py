@@ -188,7 +188,7 @@ def test_the_time_gap_counts() -> None:
     np.testing.assert_array_equal(encode(sequence, mask, seconds), before)
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("kwargs", VARIANTS)
 def test_all_masked_is_zero_with_zero_gradients(

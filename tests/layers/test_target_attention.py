@@ -162,7 +162,7 @@ def test_training_uses_the_statistics_of_real_behaviours() -> None:
     )
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("kwargs", VARIANTS)
 def test_all_masked_is_zero_with_zero_gradients(

@@ -138,7 +138,7 @@ def test_order_does_not_count(kwargs: dict[str, Any]) -> None:
     )
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "mixed_float16"])
 @pytest.mark.parametrize("kwargs", VARIANTS)
 def test_empty_history_is_exactly_zero(

@@ -194,7 +194,7 @@ def test_a_nan_logit_is_not_hidden(name):
 
 
 @each_metric
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_graph_and_xla_equal_eager(name, jit):
     labels, logits, where = random_batch()
     metric, eager = make(name), make(name)

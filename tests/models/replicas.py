@@ -25,7 +25,10 @@ TASKS = ("click", "like")
 
 
 def model_of(
-    normalization: str, *more: tp.Term, metrics: Sequence[Any] = ()
+    normalization: str,
+    *more: tp.Term,
+    metrics: Sequence[Any] = (),
+    weighting: Any = "fixed",
 ) -> tp.PreRanker:
     terms = (
         tp.Term("click", weight=0.5),
@@ -37,7 +40,7 @@ def model_of(
         normalization=normalization,
         # The cosine of vectors near 0 has gradients near 1000, and rounding to match.
         scorer="dot",
-        objective=tp.Objective((*terms, *more)),
+        objective=tp.Objective((*terms, *more), weighting),
     )
     model.compile(steady_adam(0.01), metrics=list(metrics))
     return model
@@ -49,11 +52,13 @@ def check(
     normalization: str,
     metrics: Sequence[Any] = (),
     more: Sequence[tp.Term] = (),
+    weighting: Any = "fixed",
 ) -> tuple[tp.PreRanker, tp.PreRanker]:
     """Three steps on one and on four; returns the two models."""
-    one = model_of(normalization, *more, metrics=metrics)
+    options = {"metrics": metrics, "weighting": weighting}
+    one = model_of(normalization, *more, **options)
     with strategy.scope():
-        four = model_of(normalization, *more, metrics=metrics)
+        four = model_of(normalization, *more, **options)
     four.network.set_weights(one.network.get_weights())
     start = state_of(one)
     history = one.fit(batches, verbose=0).history
@@ -65,7 +70,13 @@ def check(
     for name, value in state_of(one).items():
         if "moving" in name or "embeddings" in name:
             assert not np.allclose(value, start[name], atol=1e-4), name
-    assert_same_logs(history, of_four, 4 + 2 * len(metrics) + len(more))
+    terms = 3 + len(more)
+    variances = terms if weighting == "uncertainty" else 0
+    assert_same_logs(history, of_four, 1 + terms + variances + 2 * len(metrics))
+    if one.uncertainty is not None:
+        left, right = (model.uncertainty.log_variances for model in (one, four))
+        np.testing.assert_allclose(left, right, atol=1e-6)
+        assert np.abs(left).min() > 1e-3
     return one, four
 
 
@@ -100,8 +111,11 @@ def main() -> None:
     terms = (
         tp.Term("click", "in_batch_softmax", temperature=0.5, log_q=True),
         tp.Term("like", "in_batch_softmax", hard_negatives=2),
+        tp.Term("click", "adaptive_mimic", query="user_id", doc="movie_id"),
     )
-    one, four = check(strategy, dataset(arrays, 8), "batch", more=terms)
+    one, four = check(
+        strategy, dataset(arrays, 8), "batch", more=terms, weighting="uncertainty"
+    )
     for name in ("step", "last_step", "gap"):
         ours, theirs = (getattr(model.frequency, name) for model in (one, four))
         for copy in strategy.experimental_local_results(theirs):

@@ -49,6 +49,19 @@ SCHEMA = Schema(
             "Term: k must be positive. Received: -1",
         ),
         (
+            lambda: Term("click", "in_batch_softmax", hard_negatives=0),
+            "Term: hard_negatives must be positive. Received: 0",
+        ),
+        (
+            lambda: Term("click", "in_batch_softmax", hard_negatives=True),
+            "Term.hard_negatives: input should be a valid integer. Received: True",
+        ),
+        (
+            lambda: Term("click", "lambdarank", hard_negatives=2),
+            "Term: hard_negatives does nothing with loss='lambdarank'; leave it out. "
+            "Received: hard_negatives=2",
+        ),
+        (
             lambda: Term("click", "hierarchical_softmax"),
             "Term: hierarchical_softmax needs levels, the tasks above exposure, the "
             "lowest first. Received: levels=()",
@@ -68,10 +81,10 @@ SCHEMA = Schema(
         ),
         (
             lambda: Term("click", "sigmoid"),
-            "Term.loss: unknown 'sigmoid'; known: contrastive, distillation, "
-            "hierarchical_softmax, in_batch_softmax, lambdarank, list_mle, "
-            "multi_positive_softmax, pairwise_hinge, ranknet, sigmoid_cross_entropy, "
-            "softmax_cross_entropy, triplet",
+            "Term.loss: unknown 'sigmoid'; known: adaptive_mimic, category_alignment, "
+            "contrastive, distillation, hierarchical_softmax, in_batch_softmax, "
+            "lambdarank, list_mle, multi_positive_softmax, pairwise_hinge, ranknet, "
+            "sigmoid_cross_entropy, softmax_cross_entropy, triplet",
         ),
         (
             lambda: Objective([]),
@@ -109,8 +122,11 @@ def test_errors_name_value_and_fix(call, expected):
     assert str(error.value) == expected
 
 
-# A hierarchical softmax must be told its levels.
-@pytest.mark.parametrize("loss", sorted({*LOSSES} - {"hierarchical_softmax"}))
+# Some must be told what they read.
+TOLD = {"hierarchical_softmax", "adaptive_mimic", "category_alignment"}
+
+
+@pytest.mark.parametrize("loss", sorted({*LOSSES} - TOLD))
 def test_a_bare_loss_is_one_term_of_weight_1_per_task(loss):
     objective = make_objective(loss, SCHEMA)
     assert objective == Objective([Term("click", loss), Term("like", loss)])

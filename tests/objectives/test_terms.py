@@ -160,6 +160,17 @@ def test_in_batch_weights_and_number_of_rows():
     np.testing.assert_allclose(value, sum(v for v, _ in rows), rtol=1e-5)
 
 
+def test_in_batch_hard_negatives():
+    out = forward()
+    batch = {**BATCH, "label/like": tf.constant([[1.0, 0.0, 0.0], [0.0, NAN, NAN]])}
+    value, count = sums(Term("like", "in_batch_softmax", hard_negatives=1), batch, out)
+    a, b, c, _ = out.doc_vectors.numpy() @ out.query_vectors[0].numpy()
+    # (0, a) meets the harder of b, as request 0 lists it, and c.
+    expected = math.log1p(math.exp(max(b, c) - a))
+    assert count == 1
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
 def test_in_batch_without_positives_is_zero_with_zero_gradients():
     batch = {**BATCH, "label/like": tf.zeros([2, 3])}
     out = forward()
@@ -258,6 +269,13 @@ def test_options_reach_the_loss(term, options):
     np.testing.assert_allclose(sums(term)[0], expected, rtol=1e-6)
     # One list has a positive and a negative.
     assert sums(term)[1] in (1, 2)
+
+
+def test_hard_negatives_reach_the_triplets():
+    batch = {**BATCH, "label/click": tf.constant([[1.0, 0.0, 0.0], [0.0, NAN, NAN]])}
+    # 1 against the harder of -2 and 0.5, with the margin 0.7.
+    value, count = sums(Term("click", "triplet", margin=0.7, hard_negatives=1), batch)
+    np.testing.assert_allclose([value, count], [0.5 - 1 + 0.7, 1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("form", ["softmax", "sigmoid"])

@@ -118,7 +118,7 @@ def test_scores_are_float32_under_every_policy():
     np.testing.assert_allclose(result, [[10.0]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["dot", "cosine", "mlp", "max_sim"])
+@pytest.mark.parametrize("kind", ["dot", "cosine", "mlp", "max_sim", "experts"])
 def test_lists_score_as_rows_do(kind):
     """`compare` of lists `[B, N, p]` equals that of each pair on its own."""
     rng = np.random.default_rng(0)
@@ -133,8 +133,8 @@ def test_lists_score_as_rows_do(kind):
         )
 
     query, docs = encoded(2, 6), encoded(2 * 3, 8)
-    scorer = make_scorer(Scorer(kind), tasks=2)
-    with_context = kind == "mlp"
+    scorer = make_scorer(Scorer(kind), ["click", "buy"])
+    with_context = kind in ("mlp", "experts")
     scorer.ensure_built(query, docs, 3 if with_context else None)
     for weight in scorer.weights:
         weight.assign(rng.normal(size=weight.shape))
@@ -183,8 +183,18 @@ def test_cosine_is_the_dot_product_of_normalised_vectors():
         ),
         (
             {"kind": "dot", "cross": "concat"},
-            'Scorer: cross="concat" belongs to kind="mlp", whose network reads the '
-            "cross vector; leave it out. Received: kind='dot'",
+            'Scorer: cross="concat" belongs to kind="mlp" and kind="experts", which '
+            "read the cross vector; leave it out. Received: kind='dot'",
+        ),
+        (
+            {"kind": "mlp", "experts": "mmoe"},
+            "Scorer: experts does nothing with kind='mlp'; leave it out. Received: "
+            "experts=Experts(kind='mmoe', count=4, shared=1, own=1, levels=2, "
+            "units=(64,))",
+        ),
+        (
+            {"kind": "experts", "experts": "moe"},
+            "Scorer.experts: unknown 'moe'; did you mean 'mmoe'?",
         ),
         (
             {"kind": "cos"},

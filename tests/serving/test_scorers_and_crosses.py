@@ -29,13 +29,17 @@ from tfrs_prerank import (
 )
 from tfrs_prerank.features import DocumentTable
 from tfrs_prerank.scorers import Scorer
-from tfrs_prerank.towers import Gate, Interaction
+from tfrs_prerank.towers import Experts, Gate, Interaction
 
 SCORERS = {
     "dot": Scorer("dot"),
     "mlp": Scorer("mlp", units=5, blocks=2),
     "mlp_add": Scorer("mlp", units=5, blocks=0, cross="add"),
     "max_sim": Scorer("max_sim", heads=2, head_size=3),
+    "experts": Scorer("experts", experts=Experts("ple", shared=2, units=(5, 3))),
+    "experts_add": Scorer(
+        "experts", cross="add", experts=Experts("mmoe", count=3, units=(4,))
+    ),
 }
 
 # Each of the gates and interactions.
@@ -66,6 +70,8 @@ COMBINED = {
     "mlp": ("fibinet_plus", "attention", "dcn_v1"),
     "mlp_add": ("cin", "senet_plus", "sparse"),
     "max_sim": ("inner", "fibinet", "light_se"),
+    "experts": (),
+    "experts_add": (),
 }
 
 
@@ -141,12 +147,12 @@ def test_every_scorer_exports(name: str, tmp_path: Path) -> None:
     loaded, request = _check_export(model, tmp_path)
     kind = SCORERS[name].kind
     assert ("retrieve" in loaded.signatures) == (kind == "dot")
-    assert ("score_vectors" in loaded.signatures) == (kind != "mlp")
+    assert ("score_vectors" in loaded.signatures) == (kind in ("dot", "max_sim"))
     # Both encoders give what the table stores and what is compared with it.
     docs = {n: c[:4] for n, c in DOCUMENTS.arrays(SCHEMA).items()}
     stored = call(loaded.signatures["encode_docs"], docs)["doc_vector"]
     np.testing.assert_allclose(loaded.table.vectors.numpy()[:4], stored, atol=1e-5)
-    if kind != "mlp":
+    if kind in ("dot", "max_sim"):
         vector = call(loaded.signatures["encode_query"], request)["query_vector"]
         inputs = {"query_vector": vector, "doc_ids": request["doc_ids"]}
         alone = call(loaded.signatures["score_vectors"], inputs)

@@ -109,6 +109,9 @@ CHECKS = {
 }
 """What a notebook must show when it runs on little data, by its name."""
 
+QUICK = "01_quickstart"
+"""The notebook that stands for the others where time is short."""
+
 UNTRAINED = {"popularity", "co-likes", "random", "oracle"}
 """Key numbers that no training goes into."""
 
@@ -180,6 +183,15 @@ def test_links_of_notebooks_exist(path):
 # What running it gives.
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path, id=path.stem, marks=[pytest.mark.slow] * (path.stem != QUICK)
+        )
+        for path in NOTEBOOKS
+    ],
+)
 def test_notebook_runs_on_few_requests(path, movielens, tmp_path, monkeypatch):
     monkeypatch.setenv("TFRS_PRERANK_SMALL", "1")
     CHECKS[path.stem](execute(path, tmp_path))

@@ -83,8 +83,13 @@ class PairFields(tf.keras.layers.Layer):
             for f in histories
             if tables[f.name].feature.dimension != dimension
         }
-        self.field_names = [
-            *(f.name for features in owned.values() for f in features),
+
+    @property
+    def field_names(self) -> list[str]:
+        """The names of the F fields, in order."""
+        encoders = self.encoders.values()
+        return [
+            *(name for encoder in encoders for name in encoder.field_names),
             *self.behaviors,
         ]
 

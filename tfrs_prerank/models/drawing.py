@@ -13,6 +13,7 @@ _SCORES = {
     "cosine": "scale × cos(query, doc)",
     "mlp": "MLP(query, doc, query × doc, |query − doc|{context}, fields)",
     "max_sim": "max-sim(layers of query, doc)",
+    "experts": "{experts}(query × doc{context}) ── linear",
 }
 
 
@@ -52,7 +53,7 @@ def draw(schema: Schema, config: ModelConfig) -> str:
         if tower is None:
             continue
         size = f"{tower.output}"
-        if tasks > 1:
+        if tasks > 1 and not scorer.shares_vectors:
             size = f"{tasks} × {size}"
         if owner == "cross":
             size = f"{tower.output}" if scorer.cross == "concat" else f"{tasks}"
@@ -61,7 +62,8 @@ def draw(schema: Schema, config: ModelConfig) -> str:
         lines += [" " * 7 + line for line in _path(tower, len(features), size)]
     context = ", cross" if config.cross_tower is not None else ""
     score = _SCORES[scorer.kind].format(
-        context=context if scorer.cross == "concat" else ""
+        context=context if scorer.cross == "concat" else "",
+        experts="" if scorer.experts is None else _with_options(scorer.experts),
     )
     if config.cross_tower is not None and scorer.cross == "add":
         score += " + cross"

@@ -103,7 +103,7 @@ class EpochCounter(tf.keras.callbacks.Callback):
         """Forgets the epoch before, and starts the random numbers of this one."""
         self._unusable = None
         for generator in self.model.generators:
-            _start_epoch(generator, self.model.epochs_trained.read_value())
+            start_epoch(generator, self.model.epochs_trained.read_value())
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Notes what training left unseen, before validation resets the metrics."""
@@ -117,11 +117,15 @@ class EpochCounter(tf.keras.callbacks.Callback):
         leave_out(self._unusable, {} if logs is None else logs)
 
 
-def _start_epoch(generator: tf.random.Generator, epoch: tf.Tensor) -> None:
+def start_epoch(generator: tf.random.Generator, epoch: tf.Tensor) -> None:
     """Makes the random numbers of an epoch a function of (seed, epoch).
 
     Each replica draws as many as it has rows, and a backup holds the state of one. From
     here on all agree again, and with every other run.
+
+    Args:
+        generator: changed in place.
+        epoch: its number, int64.
     """
     low, _, key = tf.unstack(generator.state)
     # Keras leaves the key 0 and starts to count at the seed.
@@ -139,7 +143,7 @@ def leave_out(names: list[str], logs: dict[str, Any]) -> None:
     for name in names:
         if name in logs:
             warnings.warn(
-                f"{name} is left out: no list had a label that it can use",
+                f"{name} is left out: no list has what it needs",
                 stacklevel=3,
             )
             del logs[name]

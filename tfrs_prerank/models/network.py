@@ -63,8 +63,9 @@ class Network(tf.keras.layers.Layer):
         self.distinct_documents = distinct_documents
         self.tables = make_tables(schema)
         names, tasks = schema.task_names, len(schema.tasks)
-        self.query_tower = self._tower(query_tower, "query", names, query_tower.output)
-        self.doc_tower = self._tower(doc_tower, "doc", names, doc_tower.output)
+        of = ("tasks",) if scorer.shares_vectors else names
+        self.query_tower = self._tower(query_tower, "query", of, query_tower.output)
+        self.doc_tower = self._tower(doc_tower, "doc", of, doc_tower.output)
         self.cross_tower: TowerModel | None = None
         if cross_tower is not None:
             # The network of the scorer reads one vector, whatever the tasks.
@@ -76,7 +77,7 @@ class Network(tf.keras.layers.Layer):
             if schema.training_only
             else None
         )
-        self.scorer = make_scorer(scorer, tasks)
+        self.scorer = make_scorer(scorer, names)
         self.fusion = Fusion(schema.tasks)
         # Every weight exists from here on, so that a backup finds what it restores.
         example = example_of(schema)
@@ -201,17 +202,33 @@ class Network(tf.keras.layers.Layer):
 
         Args:
             batch: a batch.
-            side: `"query"`, `"doc"` or `"cross"`.
+            side: `"query"`, `"doc"`, `"cross"`, or `"scorer"` for those on top.
 
         Returns:
             Gates `[rows, experts]`, a row for each request or real document, by task
-            (`layers.MMoE.gates`) or by level (`layers.PLE.gates`); None for a tower
+            (`layers.MMoE.gates`) or by level (`layers.PLE.gates`); None for a side
             without experts.
         """
+        if side == "scorer":
+            return self._scorer_gates(batch)
         tower = getattr(self, f"{side}_tower")
         if tower is None or tower.experts is None:
             return None
         return tower.expert_gates(self._tower_columns(batch, side))
+
+    def _scorer_gates(self, batch: Mapping[str, tf.Tensor]) -> Any:
+        if self.scorer.scorer.kind != "experts":
+            return None
+        index = real_documents(batch["mask"])
+        request = index // tf.shape(batch["mask"], out_type=tf.int64)[1]
+        queries = self.encode_query(columns_of(self.schema, batch, "query"))
+        docs = pack(columns_of(self.schema, batch, "doc"), index)
+        context = None
+        if self.cross_tower is not None and self.scorer.scorer.cross == "concat":
+            cross = self._tower_columns(batch, "cross")
+            context = self.cross_tower(cross).outputs[:, 0]
+        queries = tf.gather(queries, request)
+        return self.scorer.gates(queries, self.encode_docs(docs), context)
 
     # Columns of a batch.
 

@@ -133,6 +133,7 @@ class PreRanker(RequestModel):
             scorer=self.network.scorer,
             log_q=log_q,
             teacher=teacher,
+            tables=self.network.tables,
         )
         return Computed(forward, sums, self.weights_now(), penalties)
 
@@ -140,7 +141,7 @@ class PreRanker(RequestModel):
     def term_weights(self) -> dict[str, float]:
         """The weights of all terms that are logged, by name."""
         weights: dict[str, float] = super().term_weights
-        if self.ranker is not None:
+        if self.declarations.ranker is not None:
             terms = self.objective.of_labels
             weights |= {f"ranker/{term.name}": term.weight for term in terms}
         return weights
@@ -212,31 +213,32 @@ class PreRanker(RequestModel):
     def expert_gates(
         self, dataset: Iterable[Mapping[str, tf.Tensor]]
     ) -> dict[str, Any]:
-        """Tells how much the towers' experts count for each task.
+        """Tells how much the experts of towers and scorer count for each task.
 
-        The mean gates over all requests (query tower) or real documents (doc and cross
-        tower) of a dataset, each adding up to 1.
+        The mean gates over all requests (query tower) or real documents (doc tower,
+        cross tower and scorer) of a dataset, each adding up to 1.
 
         Args:
             dataset: batches.
 
         Returns:
-            `{"query": gates, ...}`, with towers that have experts only: by task, as of
+            `{"query": gates, ...}`, with sides that have experts only: by task, as of
             `layers.MMoE.gates`, or by level, as of `layers.PLE.gates`, with an array of
             as many numbers as there are experts for each gate.
 
         Raises:
-            ConfigurationError: no tower has experts.
+            ConfigurationError: neither a tower nor the scorer has experts.
             ValueError: the dataset is empty.
         """
-        sides = self._towers_with("experts")
+        sides = list(self._towers_with("experts"))
+        if self.network.scorer.scorer.kind == "experts":
+            sides.append("scorer")
         if not sides:
             raise ConfigurationError(
-                "expert_gates: no tower has experts; declare Tower(experts='mmoe')"
+                "expert_gates: no tower has experts, nor has the scorer; declare "
+                "Tower(experts='mmoe') or Scorer('experts')"
             )
-        return row_means(
-            "expert_gates", self.network.expert_gates, list(sides), dataset
-        )
+        return row_means("expert_gates", self.network.expert_gates, sides, dataset)
 
     def _towers_with(self, part: str) -> dict[str, Any]:
         """Returns the towers that have a part, by side."""

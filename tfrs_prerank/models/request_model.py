@@ -13,13 +13,13 @@ import tensorflow_recommenders as tfrs
 from typing_extensions import Self
 
 from tfrs_prerank.declaration import ConfigurationError
-from tfrs_prerank.distribution import global_sum
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.models import run_directory
 from tfrs_prerank.models.epochs import EpochCounter, for_keras, leave_out
 from tfrs_prerank.models.trackers import Trackers
 from tfrs_prerank.objectives.objective import Objective
 from tfrs_prerank.objectives.terms import Forward
+from tfrs_prerank.objectives.uncertainty import Sums, UncertaintyWeights, fixed_sum
 from tfrs_prerank.optimizers import LazyAdam
 
 _REFUSED = {
@@ -41,7 +41,7 @@ class Computed(NamedTuple):
     """
 
     forward: Forward
-    sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]]
+    sums: Sums
     weights: Mapping[str, Any]
     penalties: list[tf.Tensor]
 
@@ -76,6 +76,11 @@ class RequestModel(tfrs.Model, abc.ABC):
         self.network = network
         self.generators: list[Any] = []
         self._keep_generators(network)
+        self.uncertainty = (
+            UncertaintyWeights(self.term_weights)
+            if objective.weighting == "uncertainty"
+            else None
+        )
         self.epochs_trained = tf.Variable(
             0, trainable=False, dtype=tf.int64, name="epochs_trained"
         )
@@ -105,6 +110,17 @@ class RequestModel(tfrs.Model, abc.ABC):
                 weights[term.name] *= tf.cast(is_over, tf.float32)
         return weights
 
+    def combine(self, sums: Sums, weights: Mapping[str, Any]) -> tf.Tensor:
+        """Returns the objective's value, a scalar.
+
+        Args:
+            sums: as in `Computed`.
+            weights: as in `Computed`.
+        """
+        if self.uncertainty is None:
+            return fixed_sum(sums, weights)
+        return self.uncertainty.combine(sums, weights)
+
     def checkpoint(self) -> tf.train.Checkpoint:
         """Returns what a run directory keeps of the model: weights and their state."""
         parts = {
@@ -112,6 +128,8 @@ class RequestModel(tfrs.Model, abc.ABC):
             "generators": self.generators,
             "epochs_trained": self.epochs_trained,
         }
+        if self.uncertainty is not None:
+            parts["uncertainty"] = self.uncertainty
         if self.optimizer is not None:
             parts["optimizer"] = self.optimizer
         return tf.train.Checkpoint(**parts)
@@ -176,9 +194,13 @@ class RequestModel(tfrs.Model, abc.ABC):
         super().compile(
             optimizer=LazyAdam() if optimizer is None else optimizer, **kwargs
         )
+        if self.uncertainty is not None:
+            _leave_undecayed(self.optimizer, self.uncertainty.log_variances)
         # Its slots exist from here on, so that a backup finds what it restores.
         self.optimizer.build(self.trainable_variables)
-        self._trackers = Trackers(self.term_weights, by_task)
+        self._trackers = Trackers(
+            self.term_weights, by_task, self.combine, self.uncertainty
+        )
 
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:
@@ -203,9 +225,7 @@ class RequestModel(tfrs.Model, abc.ABC):
         with tf.control_dependencies(list(batch.values())), tf.GradientTape() as tape:
             computed = self.compute(batch, training=True)
             loss = tf.add_n([tf.constant(0.0), *computed.penalties])
-            for name, (value, count) in computed.sums.items():
-                mean = tf.math.divide_no_nan(value, global_sum(count))
-                loss += computed.weights[name] * mean
+            loss += self.combine(computed.sums, computed.weights)
             scaled = self._scaled(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, variables)
@@ -353,6 +373,14 @@ def _one_dict(batch: Any) -> Mapping[str, tf.Tensor]:
             f"Received: a {type(batch).__name__}"
         )
     return batch
+
+
+def _leave_undecayed(optimizer: Any, variable: tf.Variable) -> None:
+    """Leaves a variable out of weight decay, beside what is left out already."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    # Keras' own method forgets what it was told before.
+    names = getattr(optimizer, "_exclude_from_weight_decay_names", [])
+    optimizer._exclude_from_weight_decay_names = [*names, f"^{variable.name}$"]
 
 
 def _metrics_by_task(metrics: Any, tasks: tuple[str, ...]) -> dict[str, list[Any]]:

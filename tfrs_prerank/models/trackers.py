@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
+
+from tfrs_prerank.objectives.uncertainty import UncertaintyWeights, fixed_sum
 
 
 class Trackers:
@@ -17,19 +19,26 @@ class Trackers:
     Args:
         weights: of the terms in the objective, by name.
         metrics: by task.
+        combine: makes the objective's value of the terms' sums and weights.
+        uncertainty: weights that are learned, to be logged; None where there are none.
     """
 
     def __init__(
         self,
         weights: Mapping[str, float] | None = None,
         metrics: Mapping[str, list[Any]] | None = None,
+        combine: Callable[..., tf.Tensor] = fixed_sum,
+        uncertainty: UncertaintyWeights | None = None,
     ) -> None:
         weights = weights or {}
         self.means = {
             name: tf.keras.metrics.Mean(name, dtype=tf.float64) for name in weights
         }
-        self.loss = _WeightedSum(
-            [(weights[name], mean) for name, mean in self.means.items()]
+        self.loss = _Objective(self.means, weights, combine)
+        self.variances = (
+            []
+            if uncertainty is None
+            else [_Variance(name, uncertainty) for name in self.means]
         )
         self.metrics = {
             task: [_copy_for(task, metric) for metric in of_task]
@@ -39,7 +48,8 @@ class Trackers:
     def all(self) -> list[tf.keras.metrics.Metric]:
         """Returns every metric."""
         given = [metric for of_task in self.metrics.values() for metric in of_task]
-        return [self.loss, *self.means.values(), *given] if self.means else []
+        own = [self.loss, *self.means.values(), *self.variances]
+        return [*own, *given] if self.means else []
 
     def update(
         self, sums: Mapping[str, tuple[tf.Tensor, tf.Tensor]]
@@ -68,25 +78,48 @@ class Trackers:
         ]
 
 
-class _WeightedSum(tf.keras.metrics.Metric):
-    """The objective's value: the weighted sum of its terms' means.
+class _Objective(tf.keras.metrics.Metric):
+    """The objective's value: what its terms' means add up to.
 
     A metric, since Keras adds a plain number up over the replicas.
     """
 
-    def __init__(self, parts: list[tuple[float, tf.keras.metrics.Mean]]) -> None:
+    def __init__(
+        self,
+        means: Mapping[str, tf.keras.metrics.Mean],
+        weights: Mapping[str, float],
+        combine: Callable[..., tf.Tensor],
+    ) -> None:
         super().__init__(name="loss", dtype=tf.float64)
-        self._parts = parts
+        self._means = dict(means)
+        self._weights = dict(weights)
+        self._combine = combine
 
     def update_state(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: the parts hold the state."""
 
     def result(self) -> tf.Tensor:
-        """Returns the sum so far."""
-        total = tf.constant(0.0, tf.float64)
-        for weight, mean in self._parts:
-            total += weight * mean.result()
-        return total
+        """Returns the value so far."""
+        sums = {}
+        for name, mean in self._means.items():
+            is_known = tf.cast(tf.convert_to_tensor(mean.count) > 0, tf.float64)
+            sums[name] = (mean.result(), is_known)
+        return tf.cast(self._combine(sums, self._weights), tf.float64)
+
+
+class _Variance(tf.keras.metrics.Metric):
+    """What a term's loss is divided by, as it is now: `<term>/uncertainty`."""
+
+    def __init__(self, name: str, uncertainty: UncertaintyWeights) -> None:
+        super().__init__(name=f"{name}/uncertainty")
+        self._read = lambda: uncertainty.variance(name)
+
+    def update_state(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the model holds the state."""
+
+    def result(self) -> tf.Tensor:
+        """Returns the variance."""
+        return self._read()
 
 
 def _copy_for(task: str, metric: Any) -> Any:

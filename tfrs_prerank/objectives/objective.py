@@ -12,7 +12,7 @@ from tfrs_prerank.declaration import (
     declaration,
     nearest,
 )
-from tfrs_prerank.features.declarations import STAGES
+from tfrs_prerank.features.declarations import STAGES, Categorical
 from tfrs_prerank.features.schema import Schema
 
 Loss = Literal[
@@ -28,6 +28,8 @@ Loss = Literal[
     "list_mle",
     "distillation",
     "in_batch_softmax",
+    "adaptive_mimic",
+    "category_alignment",
 ]
 LOSSES: tuple[str, ...] = get_args(Loss)
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -40,11 +42,18 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "hierarchical_softmax": ("levels", "log_q"),
     "distillation": ("temperature", "form", "warmup_steps"),
     "in_batch_softmax": ("temperature", "log_q", "hard_negatives"),
+    "adaptive_mimic": ("query", "doc"),
+    "category_alignment": ("by",),
 }
 """Fields of a term that a loss reads beside those that all read."""
 
 
-READ_VECTORS = ("contrastive", "in_batch_softmax")
+READ_VECTORS = (
+    "contrastive",
+    "in_batch_softmax",
+    "adaptive_mimic",
+    "category_alignment",
+)
 """Losses that read vectors, of scorers that compare them, in the place of logits."""
 
 
@@ -59,13 +68,18 @@ class Term:
             which is a label above 0, against the documents of the batch that are no
             positives of its request). `"distillation"` reads `teacher/<task>` in the
             place of labels, `"contrastive"` the distance of query and document vectors,
-            1 - cosine, in the place of logits.
+            1 - cosine, in the place of logits. `"adaptive_mimic"` and
+            `"category_alignment"` are those of DAT (`objectives.dat`); the first takes
+            labels above 0 for positives, the second reads the distinct documents of
+            the batch, labelled or not.
         weight: its weight in the sum (lambda in equation 19 of the source; alpha of the
             hard and beta of the soft labels in distillation).
         stages: only documents of these stages count, None for all; names as in
             `exposed`, `ranked`, `preranked_out`, `catalog`, `in_batch`. In
             `"in_batch_softmax"` they limit the positives that have a loss.
-        temperature: of `"in_batch_softmax"` and `"distillation"`: divides logits.
+        temperature: of `"in_batch_softmax"` and `"distillation"`: divides logits. Where
+            it makes them as large as 10^6, gradients overflow under `mixed_float16`,
+            whose loss scale is never below 1; `mixed_bfloat16` holds them.
         log_q: of the softmax losses: takes the log probability with which a document
             came into the sample from its logit, so that frequent negatives are not
             pushed down for being frequent. For lists it is the batch's `log_q`; for
@@ -84,6 +98,11 @@ class Term:
         hard_negatives: of `"in_batch_softmax"` and `"triplet"`: how many negatives a
             positive meets, those that score highest, `log_q` taken off; None for all.
             In the paper of `losses.triplet` no more than two were best.
+        query: of `"adaptive_mimic"`: the query's `Categorical` whose embeddings are the
+            augmented vectors, of the size of the towers' vectors.
+        doc: of `"adaptive_mimic"`: the same of the document.
+        by: of `"category_alignment"`: the `Categorical` that is a document's category;
+            documents without one take no part.
 
     >>> from tfrs_prerank import Term
     >>> Term("click", "softmax_cross_entropy", stages=["exposed"]).weight
@@ -102,6 +121,9 @@ class Term:
     warmup_steps: int = 0
     levels: tuple[str, ...] = ()
     hard_negatives: StrictInt | None = None
+    query: str | None = None
+    doc: str | None = None
+    by: str | None = None
 
     def __post_init__(self) -> None:
         own = OPTIONS.get(self.loss, ())
@@ -120,6 +142,12 @@ class Term:
                 "hierarchical_softmax needs levels, the tasks above exposure, the "
                 "lowest first. Received: levels=()"
             )
+        for name in own:
+            if name in ("query", "doc", "by") and getattr(self, name) is None:
+                raise ValueError(
+                    f"{self.loss} needs {name}, the name of a Categorical. "
+                    f"Received: {name}=None"
+                )
         if len(set(self.levels)) < len(self.levels):
             raise ValueError(f"levels names a task twice. Received: {self.levels}")
         if self.stages == ():
@@ -150,8 +178,15 @@ class Objective:
     size; each is logged on its own as `<task>/<loss>`, or `<task>/<loss>/<stage>+...`
     where it has stages.
 
+    With `weighting="uncertainty"` it is L = sum_k weight_k (exp(-s_k) L_k + s_k / 2),
+    and every s_k is learned: a term that stays large is divided by a large variance
+    exp(s_k), which is logged as `<task>/<loss>/uncertainty` (Kendall et al., 2018,
+    equation 10; `objectives.uncertainty`).
+
     Attributes:
         terms: the terms.
+        weighting: `"fixed"`, or `"uncertainty"` for weights that are learned beside the
+            given ones.
 
     >>> from tfrs_prerank import Objective, Term
     >>> Objective([Term("click"), Term("like", weight=2.0)]).terms[1].weight
@@ -159,6 +194,7 @@ class Objective:
     """
 
     terms: tuple[Term, ...]
+    weighting: Literal["fixed", "uncertainty"] = "fixed"
 
     @property
     def of_labels(self) -> tuple[Term, ...]:
@@ -178,7 +214,7 @@ class Objective:
                 "with them; add one, such as sigmoid_cross_entropy. Received: "
                 + ", ".join(term.loss for term in self.terms)
             )
-        return Objective(self.of_labels)
+        return Objective(self.of_labels, self.weighting)
 
     def __post_init__(self) -> None:
         if not self.terms:
@@ -203,7 +239,8 @@ def make_objective(objective: Objective | str, schema: Schema) -> Objective:
         The objective.
 
     Raises:
-        ConfigurationError: a term names no task of the schema, or a loss is unknown.
+        ConfigurationError: a term names no task or feature of the schema, or a loss is
+            unknown.
     """
     if isinstance(objective, str):
         if objective not in LOSSES:
@@ -218,5 +255,16 @@ def make_objective(objective: Objective | str, schema: Schema) -> Objective:
             if task not in schema.task_names:
                 raise ConfigurationError(
                     f"objective: no task {task!r}; {nearest(task, schema.task_names)}"
+                )
+        for name, owner in ((term.query, "query"), (term.doc, "doc"), (term.by, "doc")):
+            known = [
+                feature.name
+                for feature in schema.served.owned_by(owner)
+                if isinstance(feature, Categorical) and feature.max_values == 1
+            ]
+            if name is not None and name not in known:
+                raise ConfigurationError(
+                    f"objective: {term.loss} reads a Categorical of one value with "
+                    f"owner={owner!r}. Received: {name!r}; {nearest(name, known)}"
                 )
     return objective

@@ -10,7 +10,14 @@ import tensorflow as tf
 from tfrs_prerank import losses
 from tfrs_prerank.distribution import global_concat
 from tfrs_prerank.features.declarations import STAGES
-from tfrs_prerank.objectives.in_batch import document_keys, in_batch_softmax
+from tfrs_prerank.features.encoders import EmbeddingTable
+from tfrs_prerank.features.lookups import is_pad
+from tfrs_prerank.objectives.dat import adaptive_mimic, category_alignment
+from tfrs_prerank.objectives.in_batch import (
+    document_keys,
+    first_rows,
+    in_batch_softmax,
+)
 from tfrs_prerank.objectives.objective import OPTIONS, Term
 
 _FIXES = {
@@ -73,6 +80,7 @@ def term_sums(
     scorer: tf.keras.layers.Layer | None = None,
     log_q: tf.Tensor | None = None,
     teacher: tf.Tensor | None = None,
+    tables: Mapping[str, EmbeddingTable] | None = None,
     training: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the sum of a term's losses and what it must be divided by.
@@ -89,6 +97,7 @@ def term_sums(
             in-batch terms with `log_q` read it.
         teacher: logits of a teacher, float32 `[B, L, tasks]`; None for those of the
             batch.
+        tables: the model's embedding tables by feature, where a term reads them.
         training: whether a batch without the column `log_q` is an error. Lists to
             evaluate on are whole: nothing in them was sampled.
 
@@ -101,6 +110,10 @@ def term_sums(
             term, batch, forward, task, scorer, log_q if term.log_q else None
         )
         return tf.reduce_sum(values), tf.reduce_sum(counts)
+    if term.loss == "adaptive_mimic":
+        return _mimic(term, batch, forward, task, scorer, tables)
+    if term.loss == "category_alignment":
+        return _alignment(term, batch, forward, task, scorer)
     if term.loss == "distillation" and teacher is not None:
         labels = teacher[:, :, task]
     else:
@@ -195,6 +208,65 @@ def _distances(forward: Forward, task: int, scorer: tf.keras.layers.Layer) -> tf
     return tf.reshape(flat, shape)
 
 
+def _mimic(
+    term: Term,
+    batch: Mapping[str, tf.Tensor],
+    forward: Forward,
+    task: int,
+    scorer: tf.keras.layers.Layer,
+    tables: Mapping[str, EmbeddingTable] | None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    assert tables is not None and term.query is not None and term.doc is not None
+    labels = label_of(batch, term.task)
+    request = forward.index // tf.shape(labels, out_type=forward.index.dtype)[1]
+    of_query, of_doc = tables[term.query], tables[term.doc]
+
+    def embedded(table: EmbeddingTable, values: tf.Tensor) -> tf.Tensor:
+        return tf.cast(table(table.rows_of(values)), tf.float32)
+
+    values = adaptive_mimic(
+        tf.gather(embedded(of_query, batch[term.query]), request),
+        embedded(of_doc, _packed(batch[term.doc], forward)),
+        tf.gather(scorer.task_vectors(forward.query_vectors, task), request),
+        scorer.task_vectors(forward.doc_vectors, task),
+        _packed(labels > 0, forward),
+    )
+    weights = batch.get(f"weight/{term.task}", tf.ones_like(labels))
+    weights = tf.where(tf.math.is_nan(weights), 1.0, weights)
+    where = usable(batch, labels, term.stages)
+    weights = _packed(tf.where(where, weights, 0.0), forward)
+    return tf.reduce_sum(weights * values), tf.reduce_sum(weights)
+
+
+def _alignment(
+    term: Term,
+    batch: Mapping[str, tf.Tensor],
+    forward: Forward,
+    task: int,
+    scorer: tf.keras.layers.Layer,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    assert term.by is not None
+    where = usable(batch, tf.zeros_like(forward.scores), term.stages)
+    categories = batch[term.by]
+    where &= tf.logical_not(is_pad(categories))
+    rows = tf.where(_packed(where, forward))[:, 0]
+
+    def of_all(column: tf.Tensor) -> tf.Tensor:
+        return global_concat(tf.gather(column, rows))
+
+    # The documents of all replicas, each of them once.
+    doc_ids = of_all(document_keys(_packed(batch["doc_ids"], forward)))
+    first, _ = first_rows(doc_ids)
+    vectors = of_all(scorer.task_vectors(forward.doc_vectors, task))
+    categories = of_all(document_keys(_packed(categories, forward)))
+    return category_alignment(tf.gather(vectors, first), tf.gather(categories, first))
+
+
+def _packed(column: tf.Tensor, forward: Forward) -> tf.Tensor:
+    """Returns the values `[V]` of the real documents, of a column `[B, L]`."""
+    return tf.gather(tf.reshape(column, [-1]), forward.index)
+
+
 def _in_batch(
     term: Term,
     batch: Mapping[str, tf.Tensor],
@@ -204,16 +276,12 @@ def _in_batch(
     log_q: tf.Tensor | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     labels = label_of(batch, term.task)
-
-    def packed(column: tf.Tensor) -> tf.Tensor:
-        return tf.gather(tf.reshape(column, [-1]), forward.index)
-
     request = forward.index // tf.shape(labels, out_type=forward.index.dtype)[1]
     # Stages limit the rows. What is a positive of the request in another stage is no
     # negative of theirs.
-    rows = packed((labels > 0) & usable(batch, labels, term.stages))
-    positive = packed((labels > 0) & usable(batch, labels, None))
-    weights = packed(batch.get(f"weight/{term.task}", tf.ones_like(labels)))
+    rows = _packed((labels > 0) & usable(batch, labels, term.stages), forward)
+    positive = _packed((labels > 0) & usable(batch, labels, None), forward)
+    weights = _packed(batch.get(f"weight/{term.task}", tf.ones_like(labels)), forward)
     # As in every loss: no known weight is a weight of 1.
     weights = tf.where(tf.math.is_nan(weights), 1.0, weights)
     queries = scorer.task_vectors(forward.query_vectors, task)
@@ -226,7 +294,7 @@ def _in_batch(
     if log_q is not None:
         own -= log_q
         similarity -= global_concat(log_q)
-    doc_ids = document_keys(packed(batch["doc_ids"]))
+    doc_ids = document_keys(_packed(batch["doc_ids"], forward))
     candidates = global_concat(doc_ids)
     return in_batch_softmax(
         doc_ids, rows, positive, weights, request, own,

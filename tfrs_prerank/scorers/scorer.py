@@ -8,14 +8,16 @@ from __future__ import annotations
 from typing import Literal
 
 from tfrs_prerank.declaration import check_effect, declaration
+from tfrs_prerank.towers.experts import Experts, ExpertsKind
 
-ScorerKind = Literal["dot", "cosine", "mlp", "max_sim"]
+ScorerKind = Literal["dot", "cosine", "mlp", "max_sim", "experts"]
 
 _OPTIONS = {
     "dot": (),
     "cosine": ("scale",),
     "mlp": ("units", "blocks"),
     "max_sim": ("heads", "head_size"),
+    "experts": ("experts",),
 }
 
 
@@ -34,6 +36,12 @@ class Scorer:
       (`layers.LateInteraction`). Cost: 2 d units + 2 blocks units^2.
     * `"max_sim"`: heads of every layer of the query's MLP against the best of the
       document's heads (`layers.MaxSim`). Cost: layers heads^2 head_size.
+    * `"experts"`: MMoE or PLE over [q * d, c], with a linear head for each task. The
+      towers' experts give each task a vector of its own; here all tasks read one, so
+      the table is no larger for many tasks, but every candidate passes the experts.
+      Cost for all T tasks together, with n = d + size of c and layers u_1 .. u_m of an
+      expert, for K experts of `"mmoe"`: K (n u_1 + u_1 u_2 + ..) + T K (n + u_m);
+      that of `"ple"` is in `layers.PLE`.
 
     All keep the document's side in the export's table. Only `"dot"` and `"cosine"` can
     retrieve from the whole table, or learn from an in-batch softmax.
@@ -41,12 +49,14 @@ class Scorer:
     Attributes:
         kind: see above.
         cross: how the cross tower enters: `"add"` adds its logit; `"concat"` (of
-            `"mlp"`, and its default) gives its vector to the network as c.
+            `"mlp"` and `"experts"`, and their default) gives them its vector as c.
         scale: the cosine's scale at the start.
         units: hidden size of the `"mlp"`.
         blocks: its residual blocks.
         heads: of `"max_sim"`.
         head_size: numbers in a head.
+        experts: of `"experts"`: `towers.Experts`, or their kind alone; `"mmoe"` without
+            it.
 
     >>> from tfrs_prerank.scorers import Scorer
     >>> Scorer("cosine").cross, Scorer("mlp").cross
@@ -60,16 +70,22 @@ class Scorer:
     blocks: int = 1
     heads: int = 4
     head_size: int = 16
+    experts: Experts | ExpertsKind | None = None
 
     def __post_init__(self) -> None:
+        reads_cross = self.kind in ("mlp", "experts")
         if self.cross is None:
-            cross = "concat" if self.kind == "mlp" else "add"
+            cross = "concat" if reads_cross else "add"
             object.__setattr__(self, "cross", cross)
-        if self.cross == "concat" and self.kind != "mlp":
+        if self.cross == "concat" and not reads_cross:
             raise ValueError(
-                'cross="concat" belongs to kind="mlp", whose network reads the cross '
-                f"vector; leave it out. Received: kind={self.kind!r}"
+                'cross="concat" belongs to kind="mlp" and kind="experts", which read '
+                f"the cross vector; leave it out. Received: kind={self.kind!r}"
             )
+        if self.experts is None and self.kind == "experts":
+            object.__setattr__(self, "experts", "mmoe")
+        if isinstance(self.experts, str):
+            object.__setattr__(self, "experts", Experts(self.experts))
         if self.scale <= 0:
             raise ValueError(f"scale must be positive. Received: {self.scale}")
         for name, least in (
@@ -90,3 +106,16 @@ class Scorer:
     def compares_vectors(self) -> bool:
         """Whether a logit is a product of vectors, so that a table can be searched."""
         return self.kind in ("dot", "cosine")
+
+    @property
+    def compares_without_cross(self) -> bool:
+        """Whether vectors alone make a logit: nothing behind them reads a cross vector.
+
+        Only then can a table be scored apart from the cross tower.
+        """
+        return self.kind not in ("mlp", "experts")
+
+    @property
+    def shares_vectors(self) -> bool:
+        """Whether all tasks read one vector of a tower, and not each its own."""
+        return self.kind == "experts"

@@ -70,7 +70,7 @@ class Signatures(tf.Module):
         scorer = self._network().scorer.scorer
         if scorer.compares_vectors:
             signatures["retrieve"] = _trace(self.retrieve, alone)
-        if scorer.kind != "mlp":  # whose network may need the cross tower's vector
+        if scorer.compares_without_cross:
             outputs = signatures["encode_query"].structured_outputs
             size = outputs["query_vector"].shape[1]
             vector = {"query_vector": tf.TensorSpec([None, size], tf.float32)}

@@ -1,4 +1,4 @@
-"""The declaration of a tower's experts; `tower_model.py` makes the layer of it."""
+"""The declaration of experts; `tower_model.py` makes the layer of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPTIONS = {
 
 @declaration
 class Experts:
-    """How a tower gives each task a vector of its own.
+    """How a tower, or a scorer on top of the towers, gives each task its own vector.
 
     * `"mmoe"`: a mixture of experts that all tasks share (`layers.MMoE`).
     * `"ple"`: a mixture of a task's own experts and of shared ones, level by level

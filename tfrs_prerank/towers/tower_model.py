@@ -263,10 +263,11 @@ def interaction_layer(interaction: Interaction) -> tf.keras.layers.Layer:
 
 
 def experts_layer(
-    experts: Experts, tasks: Sequence[str], activation: str
+    experts: Experts, tasks: Sequence[str], activation: str, **kwargs: Any
 ) -> tf.keras.layers.Layer:
-    """Makes the layer of a tower's experts."""
+    """Makes the layer of experts; what is left over are arguments of a Keras layer."""
     options = {**experts.options(), "activation": activation, "name": "experts"}
+    options |= kwargs
     if experts.kind == "mmoe":
         return layers.MMoE(tasks, options.pop("count"), **options)
     return layers.PLE(tasks, **options)

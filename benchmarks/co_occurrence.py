@@ -1,14 +1,14 @@
-"""What other users liked together with a history: a feature that costs a pair's time.
+"""What other users have together with a history: a feature that costs a pair's time.
 
-A linear model from a user's likes to movies, in closed form (Steck, "Embarrassingly
-Shallow Autoencoders for Sparse Data", WWW 2019, equation 8). With X the likes
-`[users, movies]` and P the inverse of `X' X + strength I`,
+A linear model from a user's movies to others, in closed form (Steck, "Embarrassingly
+Shallow Autoencoders for Sparse Data", WWW 2019, equation 8). With X the movies
+that users liked, or rated, `[users, movies]` and P the inverse of `X' X + strength I`,
 
     B_ij = -P_ij / P_jj, 0 on the diagonal
     score(history, j) = sum of B_ij over the movies i of a history
 
-A user's own likes would tell what is to be predicted of them: users are in folds, and
-those of a fold are scored by what the users of all others liked.
+A user's own movies would tell what is to be predicted of them: users are in folds, and
+those of a fold are scored by what the users of all others have.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-FOLDS, STRENGTH = 4, 1000.0
+FOLDS, STRENGTH = 4, 4000.0
 
 
-class CoLikes:
+class CoOccurrence:
     """The model of every fold.
 
     Args:
-        likes: the movies that each user liked.
+        owned: the movies that each user liked, or rated.
         movies: how many movies there are.
         folds: number of folds; a user's is its place modulo this.
         strength: of the L2 penalty.
@@ -32,7 +32,7 @@ class CoLikes:
 
     def __init__(
         self,
-        likes: Sequence[np.ndarray],
+        owned: Sequence[np.ndarray],
         movies: int,
         folds: int = FOLDS,
         strength: float = STRENGTH,
@@ -40,7 +40,7 @@ class CoLikes:
         self.folds = folds
         self.kernels = [
             kernel_of(
-                [own for user, own in enumerate(likes) if user % folds != fold],
+                [own for user, own in enumerate(owned) if user % folds != fold],
                 movies,
                 strength,
             )
@@ -54,11 +54,11 @@ class CoLikes:
 
 
 def kernel_of(
-    likes: Sequence[np.ndarray], movies: int, strength: float = STRENGTH
+    owned: Sequence[np.ndarray], movies: int, strength: float = STRENGTH
 ) -> np.ndarray:
-    """Returns B of the likes of some users, float32 `[movies, movies]`."""
-    matrix = np.zeros((len(likes), movies), np.float32)
-    for user, own in enumerate(likes):
+    """Returns B of the movies of some users, float32 `[movies, movies]`."""
+    matrix = np.zeros((len(owned), movies), np.float32)
+    for user, own in enumerate(owned):
         matrix[user, own] = 1.0
     gram = matrix.T @ matrix
     gram[np.diag_indices(movies)] += strength
