@@ -104,8 +104,11 @@ def test_table_of_what_exists_is_complete():
     named = {part: set(re.findall(r"`(\w+)`", row)) for part, row in rows.items()}
     assert named["layers"] == set(tfrs_prerank.layers.__all__)
     assert named["metrics"] == set(tfrs_prerank.metrics.__all__)
+    from tfrs_prerank.objectives.objective import LOSSES
+
     functions = {name for name in tfrs_prerank.losses.__all__ if name.islower()}
     assert named["losses"] == functions | {"in_batch_softmax"}
+    assert named["losses"] | named["further terms"] == set(LOSSES)
     from tfrs_prerank.cli import main
 
     assert named["commands"] == set(main.commands)
