@@ -83,6 +83,13 @@ def model_of(dropout: float = 0.0) -> tp.PreRanker:
     terms = (
         tp.Term("click", "sigmoid_cross_entropy", weight=0.5),
         tp.Term("click", "softmax_cross_entropy"),
+        tp.Term(
+            "click",
+            "in_batch_softmax",
+            temperature=0.5,
+            log_q=True,
+            hard_negatives=3,
+        ),
     )
     model = small_model(
         SCHEMA,
@@ -121,7 +128,8 @@ def mirrored(folder: str, dropout: str, epochs: str, stop: str = "") -> None:
     here = Path(folder)
     with strategy.scope():
         model = model_of(float(dropout))
-    callbacks = [tf.keras.callbacks.BackupAndRestore(str(here / "backup"))]
+    last = _Last()
+    callbacks = [tf.keras.callbacks.BackupAndRestore(str(here / "backup")), last]
     if stop:
         callbacks.append(_Stop(here / f"reached-{place}"))
     logs = fit(model, here, int(epochs), callbacks)
@@ -129,9 +137,20 @@ def mirrored(folder: str, dropout: str, epochs: str, stop: str = "") -> None:
     local = strategy.experimental_local_results
     batches = [local(batch["request_id"])[0].numpy() for batch in shared]
     seen = [batch.astype(str).tolist() for batch in batches]
-    (here / f"log-{place}.json").write_text(json.dumps({"logs": logs, "seen": seen}))
+    told = {"logs": logs, "last": last.loss, "seen": seen}
+    (here / f"log-{place}.json").write_text(json.dumps(told))
     # Moving averages are the mean over workers: all have to read them.
     np.savez(here / f"state-{place}.npz", **state_of(model))
+    np.save(here / f"gap-{place}.npy", model.frequency.gap.numpy())
+
+
+class _Last(tf.keras.callbacks.Callback):
+    """Keeps the loss that was shown after the last batch of training."""
+
+    loss = 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.loss = float(logs["loss"])
 
 
 class _Stop(tf.keras.callbacks.Callback):

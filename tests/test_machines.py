@@ -32,7 +32,7 @@ from tests.processes import ROOT
 from tfrs_prerank.datasets import prepare
 from tfrs_prerank.models.epochs import for_keras, start_epoch
 
-WAIT = 300.0
+WAIT = 900.0
 """Seconds until a process counts as stuck; on a busy machine its start takes many."""
 
 
@@ -79,9 +79,14 @@ def test_two_workers_equal_one(folder: Path) -> None:
     moved = {n: np.abs(v - start[n]).max() for n, v in state_of(alone).items()}
     assert min(v for n, v in moved.items() if "moving" in n) > 1e-3
     assert min(v for n, v in moved.items() if "embeddings" in n) > 1e-2
-    # Two terms, their sum and a metric, in training and in validation.
-    assert len(of_one) == 8
+    for place in (0, 1):
+        gap = np.load(folder / f"gap-{place}.npy")
+        np.testing.assert_allclose(gap, alone.frequency.gap, rtol=1e-5)
+    # Three terms, their sum and a metric, in training and in validation.
+    assert len(of_one) == 10
     for log in logs:
+        # What is shown within an epoch is not added up over the workers either.
+        np.testing.assert_allclose(log["last"], of_one["loss"][-1], rtol=1e-5)
         assert log["logs"].keys() == of_one.keys()
         for name, values in log["logs"].items():
             np.testing.assert_allclose(values, of_one[name], rtol=1e-5, err_msg=name)
@@ -97,7 +102,17 @@ def test_two_workers_equal_one(folder: Path) -> None:
     assert sorted(requests) == sorted(f"r{n}" for n in range(21))
 
 
-PS = mock.Mock(spec=tf.distribute.ParameterServerStrategy)
+def servers_of(workers: int) -> mock.Mock:
+    """Stands for the strategy of a cluster with so many workers."""
+    strategy = mock.MagicMock(spec=tf.distribute.ParameterServerStrategy)
+    cluster = tf.train.ClusterSpec({"worker": ["localhost:1"] * workers})
+    strategy._cluster_resolver = mock.Mock(cluster_spec=lambda: cluster)
+    return strategy
+
+
+PS = servers_of(2)
+# What TensorFlow gives every worker.
+CONTEXT = tf.distribute.InputContext(1, 0, 1)
 
 
 def three_batches(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -108,21 +123,28 @@ def test_workers_of_parameter_servers_take_turns() -> None:
     creator, steps = for_keras(three_batches, tf.Variable(2, dtype=tf.int64), PS)
     assert steps == 3
     first, second = (
-        list(creator(tf.distribute.InputContext(2, n, 1)).take(5).as_numpy_iterator())
-        for n in (0, 1)
+        list(creator(CONTEXT).take(5).as_numpy_iterator()) for _ in range(2)
     )
     # Epochs 2, 3 and 4, and of 5 the first.
     assert first == [20, 22, 31, 40, 42]
     assert second == [21, 30, 32, 41, 50]
 
 
-def test_each_worker_of_parameter_servers_can_validate_on_all_batches() -> None:
+def test_workers_of_parameter_servers_take_turns_in_validation() -> None:
     creator, steps = for_keras(three_batches, 0, PS)
-    (all_of_them,) = {
-        tuple(creator(tf.distribute.InputContext(2, n, 1)).as_numpy_iterator())
-        for n in (0, 1)
-    }
-    assert (all_of_them, steps) == ((0, 1, 2), 3)
+    first, second = (
+        list(creator(CONTEXT).take(4).as_numpy_iterator()) for _ in range(2)
+    )
+    # The same three batches again and again, every other one.
+    assert (first, second, steps) == ([0, 2, 1, 0], [1, 0, 2, 1], 3)
+
+
+def test_input_of_a_function_is_shared_by_rows() -> None:
+    policy = tf.data.experimental.AutoShardPolicy.DATA
+    for epoch in (0, tf.Variable(0, dtype=tf.int64)):
+        data, steps = for_keras(three_batches, epoch, tf.distribute.get_strategy())
+        options = data.options().experimental_distribute
+        assert (options.auto_shard_policy, steps) == (policy, None)
 
 
 def test_what_is_no_function_of_an_epoch_goes_to_keras_as_it_is() -> None:

@@ -281,6 +281,47 @@ def test_a_preranker_is_trained_by_the_ranker_of_a_run_directory(
     assert overlap["ranker (like)"] == 1.0 > overlap["model"]
 
 
+def test_a_query_sends_no_privileged_column(config, data, tmp_path, monkeypatch):
+    sent = []
+
+    class Client:
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *args):
+            pass
+
+        def predict(self, inputs, signature):
+            sent.append(set(inputs))
+            return {"doc_ids": np.empty([1, 0]), "found": np.empty([1, 0])}
+
+    monkeypatch.setattr("tfrs_prerank.serving.client.Client", Client)
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    schema = pipeline.prepared_schema(copy)
+    features = [
+        dataclasses.replace(f, privileged=f.owner == "cross") for f in schema.features
+    ]
+    dataclasses.replace(schema, features=tuple(features)).save(copy)
+    pipeline.query("localhost:1", "model", data)
+    pipeline.query("localhost:1", "model", copy)
+    assert sent[0] - sent[1] == {"co_likes"}
+
+
+def test_a_teacher_must_teach_what_is_learned(config, data, tmp_path):
+    both = Objective((Term("like"), Term("like", "distillation")))
+    config = with_ranker(config, both)
+    schema = dataclasses.replace(config.schema, tasks=config.schema.tasks[:1])
+    fitted = pipeline.fitted_schema(schema, data)
+    pipeline.Ranker(fitted, **config.ranker.arguments()).save(tmp_path / "ranker")
+    with pytest.raises(ConfigurationError, match="has no task 'like', which the term"):
+        pipeline.train(config, data, tmp_path / "run", tmp_path / "ranker")
+    assert [path.name for path in tmp_path.iterdir()] == ["ranker"]
+
+
 def test_a_teacher_must_have_a_pupil(config, data, tmp_path):
     alone = with_ranker(config, "softmax_cross_entropy")
     with pytest.raises(ConfigurationError, match="no term of the objective learns"):

@@ -221,6 +221,7 @@ def _train(
 
     if teacher is not None:
         ranker = Ranker.load(teacher)
+        _check_tasks(config, ranker, Path(teacher))
         requests = _taught(requests, ranker)
         validation = None if validation is None else _taught(validation, ranker)
     tf.keras.utils.set_random_seed(training.seed)
@@ -470,7 +471,7 @@ def query(
     from tfrs_prerank.serving.client import Client
 
     documents = read_documents(Path(data) / "documents.parquet")
-    schema = prepared_schema(data)
+    schema = prepared_schema(data).served
     batch = _request(data, split, number)
     inputs = {
         name: batch[name]
@@ -661,6 +662,18 @@ def open_requests(data: str | Path, split: str, batch_size: int) -> RequestReade
         batch_size=batch_size,
         shuffle=False,
     )
+
+
+def _check_tasks(config: Config, ranker: Ranker, directory: Path) -> None:
+    """Raises ConfigurationError where a teacher does not teach all that is learned."""
+    objective = make_objective(config.objective, config.schema)
+    for term in objective.terms:
+        if term.loss == "distillation" and term.task not in ranker.schema.task_names:
+            raise ConfigurationError(
+                f"the ranker of {directory} has no task {term.task!r}, which the term "
+                f"{term.name} learns from it; train it with that task, or leave the "
+                "term out"
+            )
 
 
 def _taught(requests: Any, teacher: Ranker) -> Any:

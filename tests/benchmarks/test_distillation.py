@@ -20,7 +20,7 @@ def test_matches_are_the_rankers_and_counters_of_pairs_nobodys(script):
     assert (config.data.seed, config.training.seed, config.data.mixture.seed) == (
         3,
     ) * 3
-    # The truth is there to measure by; no model is told to learn from the log's teacher.
+    # The truth is there to measure by.
     assert config.data.teacher == "true_utility"
     for objective in (script.BOTH, script.BOTH_JOINTLY):
         assert [term.loss for term in objective.terms][1:] == ["distillation"]

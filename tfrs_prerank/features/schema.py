@@ -114,8 +114,7 @@ class Schema:
             if not self.owned_by(owner):
                 raise ValueError(f"no feature has owner={owner!r}; a tower needs one")
         if any(feature.privileged for feature in self.features):
-            # The pre-ranker's part must stand on its own.
-            _ = self.served
+            self._check_served()
 
     # Looking things up.
 
@@ -344,6 +343,17 @@ class Schema:
                 f"{feature.name} is privileged and training_only: the bias logit is "
                 "the pre-ranker's, which reads no privileged feature; leave out one"
             )
+
+    def _check_served(self) -> None:
+        """Checks that the pre-ranker's part stands on its own."""
+        try:
+            _ = self.served
+        except ValueError as error:
+            problem = str(error).removeprefix("Schema: ")
+            raise ValueError(
+                f"without the privileged features, which a pre-ranker does not read: "
+                f"{problem}"
+            ) from None
 
     def _check_attention(self, sequence: Sequence) -> None:
         """Checks that something can attend to a sequence, with so many heads."""

@@ -45,6 +45,7 @@ def draw(schema: Schema, config: ModelConfig) -> str:
            1 × 16 ── MLP 64 relu ── linear ── 32
     score  scale × cos(query, doc) + bias ── click
     """
+    schema = schema.served
     scorer: Any = config.scorer
     tasks = len(schema.tasks)
     lines = []

@@ -33,9 +33,9 @@ def for_keras(
     if not callable(data) or isinstance(data, _Creator):
         return data, None
     if isinstance(strategy, tf.distribute.ParameterServerStrategy):
-        return _creator(data, epoch), _number_of_batches(data)
+        return _creator(data, epoch, strategy), _number_of_batches(data)
     if isinstance(epoch, int):
-        return data(epoch), None
+        return shared_by_rows(data(epoch)), None
     return dataset_of_epochs(data, epoch), None
 
 
@@ -62,18 +62,28 @@ def dataset_of_epochs(make: Make, epoch: tf.Variable) -> tf.data.Dataset:
 
 
 def _creator(
-    make: Make, epoch: tf.Variable | int
+    make: Make, epoch: tf.Variable | int, strategy: tf.distribute.Strategy
 ) -> tf.keras.utils.experimental.DatasetCreator:
-    """Returns what makes the dataset of each worker of parameter servers."""
+    """Returns what makes the dataset of each worker of parameter servers.
 
-    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        if isinstance(epoch, int):
-            return make(tf.constant(epoch, tf.int64))
-        # A worker never waits for an epoch's end: its dataset goes on for ever.
-        epochs = tf.data.Dataset.range(epoch.read_value(), tf.int64.max)
-        return epochs.flat_map(make).shard(
-            context.num_input_pipelines, context.input_pipeline_id
+    A worker never waits for an epoch's end: its dataset goes on for ever, and holds
+    every n-th batch.
+    """
+    # `ParameterServerStrategy.cluster_resolver` is None.
+    workers = strategy._cluster_resolver.cluster_spec().num_tasks("worker")
+    with strategy.scope():
+        turn = tf.Variable(0, trainable=False, dtype=tf.int64, name="turn")
+
+    def of_worker(_: tf.distribute.InputContext) -> tf.data.Dataset:
+        # TensorFlow gives all workers the same context: each draws its own number.
+        number = tf.raw_ops.ResourceCountUpTo(
+            resource=turn.handle, limit=tf.int64.max, T=tf.int64
         )
+        if isinstance(epoch, int):
+            epochs = tf.data.Dataset.from_tensors(tf.constant(epoch, tf.int64)).repeat()
+        else:
+            epochs = tf.data.Dataset.range(epoch.read_value(), tf.int64.max)
+        return epochs.flat_map(make).shard(workers, number % workers)
 
     return _Creator(of_worker)
 

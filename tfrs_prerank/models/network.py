@@ -114,6 +114,7 @@ class Network(tf.keras.layers.Layer):
             cross = pack(cross, index)
         queries = tf.gather(query_vectors, request)
         logits = self.compare(queries, doc_vectors, cross, training)
+        served = unpack(logits, index, mask)
         if self.bias_model is not None and training:
             logits += self.bias_model(
                 bias_columns(self.schema, batch, index), training=True
@@ -126,6 +127,7 @@ class Network(tf.keras.layers.Layer):
             query_vectors=query_vectors,
             doc_vectors=doc_vectors,
             index=index,
+            served_logits=served,
         )
 
     # The parts, as an export traces them.

@@ -39,7 +39,7 @@ class PreRanker(RequestModel):
             vectors of both sides.
         doc_tower: declaration of the document tower; the same `output`.
         cross_tower: declaration of the cross tower; needed where the schema has cross
-            features.
+            features that are not privileged.
         scorer: a `Scorer`, or its kind alone.
         objective: an `Objective`, or a loss's name for one term of weight 1 per task.
         distinct_documents: run the document tower once for each distinct document of a
@@ -111,12 +111,14 @@ class PreRanker(RequestModel):
         sums, penalties, teacher = {}, [], None
         if self.ranker is not None:
             taught = self.ranker(batch, training=training)
-            penalties += self.ranker.losses
+            # The tables that both share are penalised once.
+            shared = self.network.tables.values()
+            penalties += self.ranker.penalties_apart_from(shared)
             own = sums_of(
                 self.objective.of_labels, batch, taught, tasks, training=training
             )
             sums = {f"ranker/{name}": value for name, value in own.items()}
-            teacher = taught.logits
+            teacher = taught.served_logits
         forward = self.network(batch, training=training)
         penalties += self.network.losses
         log_q = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import tensorflow as tf
 
@@ -83,24 +83,57 @@ class RankerNetwork(tf.keras.layers.Layer):
         index = real_documents(mask)
         encoded = self.tower(self._pairs(batch, index), training=training)
         logits = encoded.outputs[:, :, 0]
+        served = unpack(logits, index, mask)
         if self.bias_model is not None and training:
             columns = bias_columns(self.schema, batch, index)
             logits += self.bias_model(columns, training=True)
         logits = unpack(logits, index, mask)
         # Several tasks' sigmoids of 0 would put padding before documents.
         scores = self.fusion(logits) * tf.cast(mask, tf.float32)
-        return Forward(logits, scores, index)
+        return Forward(logits, scores, index, served)
 
     @tf.autograph.experimental.do_not_convert
     def teach(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Returns a batch with `teacher/<task>`, the logits, NaN in padding."""
-        forward = self(own_columns(self.schema, batch), training=False)
+        forward = self(self._checked(batch), training=False)
         known = tf.where(batch["mask"][:, :, tf.newaxis], forward.logits, float("nan"))
         logits = {
             f"teacher/{task}": known[:, :, place]
             for place, task in enumerate(self.schema.task_names)
         }
         return {**batch, **logits}
+
+    def penalties_apart_from(self, tables: Iterable[EmbeddingTable]) -> list[tf.Tensor]:
+        """Returns the penalties of the last call but those of some shared tables."""
+        shared = {id(table) for table in tables}
+        own = {id(table): table for table in self.tables.values()}
+        return [
+            loss
+            for key, table in own.items()
+            if key not in shared
+            for loss in table.losses
+        ]
+
+    def _checked(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the columns to be read; a number that is none is an error.
+
+        Outside of training it would stand for the mean, and whoever learns from the
+        logit would not see the column.
+        """
+        columns = own_columns(self.schema, batch)
+        mask = tf.convert_to_tensor(batch["mask"])
+        for name, column in self.schema.columns().items():
+            if column.dtype != "float32" or column.training_only:
+                continue
+            values = columns[name]
+            if column.owner != "query":
+                # Padding may hold anything.
+                is_real = mask[:, :, tf.newaxis] if values.shape.rank == 3 else mask
+                values = tf.where(is_real, values, 0.0)
+            columns[name] = tf.debugging.check_numerics(
+                values, f"teach: {name}: NaN or infinity"
+            )
+        return columns
 
     def _pairs(self, batch: Mapping[str, tf.Tensor], index: tf.Tensor) -> Pairs:
         schema = self.schema

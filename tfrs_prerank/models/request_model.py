@@ -15,7 +15,7 @@ from typing_extensions import Self
 from tfrs_prerank.declaration import ConfigurationError
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.models import run_directory
-from tfrs_prerank.models.epochs import EpochCounter, for_keras, leave_out
+from tfrs_prerank.models.epochs import EpochCounter, for_keras, leave_out, start_epoch
 from tfrs_prerank.models.trackers import Trackers
 from tfrs_prerank.objectives.objective import Objective
 from tfrs_prerank.objectives.terms import Forward
@@ -70,6 +70,8 @@ class RequestModel(tfrs.Model, abc.ABC):
         self, schema: Schema, declarations: Any, objective: Objective, network: Any
     ) -> None:
         super().__init__(autocast=False)
+        # Metrics are over all replicas already; Keras would add them up over workers.
+        self.distribute_reduction_method = "first"
         self.schema = schema
         self.declarations = declarations
         self.objective = objective
@@ -105,7 +107,7 @@ class RequestModel(tfrs.Model, abc.ABC):
         """Returns the weights of all terms in this step of the training, by name."""
         weights: dict[str, Any] = dict(self.term_weights)
         for term in self.objective.terms:
-            if term.warmup_steps:
+            if term.warmup_steps and self.optimizer is not None:
                 is_over = self.optimizer.iterations >= term.warmup_steps
                 weights[term.name] *= tf.cast(is_over, tf.float32)
         return weights
@@ -137,11 +139,15 @@ class RequestModel(tfrs.Model, abc.ABC):
     def _keep_generators(self, network: tf.keras.layers.Layer) -> None:
         # Keras leaves the generators of dropout out of checkpoints; as a part of the
         # model they are in every one.
-        self.generators.extend(
+        kept = [
             layer._random_generator._generator
             for layer in network.submodules
             if isinstance(layer, tf.keras.layers.Dropout)
-        )
+        ]
+        for generator in kept:
+            # It remembers its seed from here on, whatever is drawn before training.
+            start_epoch(generator, tf.constant(0, tf.int64))
+        self.generators.extend(kept)
 
     def call(
         self, batch: Mapping[str, tf.Tensor], training: bool = False

@@ -91,7 +91,8 @@ class Term:
         form: of `"distillation"`: `"softmax"` compares a list's documents with each
             other, `"sigmoid"` takes each by itself.
         warmup_steps: of `"distillation"`: steps of training before the term counts, so
-            that a ranker that is trained jointly is worth learning from by then.
+            that a ranker that is trained jointly is worth learning from by then. The
+            printed loss holds it from the start; steps that loss scaling skips count.
         levels: of `"hierarchical_softmax"`: tasks whose positives are the levels above
             exposure, the lowest first. The term's own task says whose logits are
             trained.

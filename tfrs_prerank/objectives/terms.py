@@ -35,6 +35,8 @@ class Forward(NamedTuple):
         logits: float32 `[B, L, tasks]`, 0 in padding.
         scores: pre-rank scores, float32 `[B, L]`.
         index: place of each real document in the flattened batch, int64 `[V]`.
+        served_logits: the logits without the training-only bias, as serving has them;
+            None where they are the same.
         query_vectors: what the scorer keeps of each query, float32 `[B, q]`; None of a
             model that has no vectors.
         doc_vectors: what it keeps of each document, float32 `[V, p]`, or None.
@@ -43,6 +45,7 @@ class Forward(NamedTuple):
     logits: tf.Tensor
     scores: tf.Tensor
     index: tf.Tensor
+    served_logits: tf.Tensor | None = None
     query_vectors: tf.Tensor | None = None
     doc_vectors: tf.Tensor | None = None
 
@@ -121,6 +124,9 @@ def term_sums(
     where = usable(batch, labels, term.stages)
     weights = batch.get(f"weight/{term.task}")
     scores = forward.logits[:, :, task]
+    if term.loss == "distillation" and forward.served_logits is not None:
+        # A teacher knows nothing of what the bias explains.
+        scores = forward.served_logits[:, :, task]
     if term.loss == "contrastive":
         scores = _distances(forward, task, scorer)
     options: dict[str, Any] = {
@@ -231,10 +237,8 @@ def _mimic(
         scorer.task_vectors(forward.doc_vectors, task),
         _packed(labels > 0, forward),
     )
-    weights = batch.get(f"weight/{term.task}", tf.ones_like(labels))
-    weights = tf.where(tf.math.is_nan(weights), 1.0, weights)
     where = usable(batch, labels, term.stages)
-    weights = _packed(tf.where(where, weights, 0.0), forward)
+    weights = _packed(tf.where(where, _weights(term, batch, labels), 0.0), forward)
     return tf.reduce_sum(weights * values), tf.reduce_sum(weights)
 
 
@@ -262,6 +266,18 @@ def _alignment(
     return category_alignment(tf.gather(vectors, first), tf.gather(categories, first))
 
 
+def _weights(
+    term: Term, batch: Mapping[str, tf.Tensor], labels: tf.Tensor
+) -> tf.Tensor:
+    """Returns documents' weights, as every loss reads them.
+
+    No known weight is a weight of 1; a negative or infinite one counts as none.
+    """
+    weights = batch.get(f"weight/{term.task}", tf.ones_like(labels))
+    weights = tf.where(tf.math.is_nan(weights), 1.0, weights)
+    return tf.where((weights > 0) & tf.math.is_finite(weights), weights, 0.0)
+
+
 def _packed(column: tf.Tensor, forward: Forward) -> tf.Tensor:
     """Returns the values `[V]` of the real documents, of a column `[B, L]`."""
     return tf.gather(tf.reshape(column, [-1]), forward.index)
@@ -281,9 +297,7 @@ def _in_batch(
     # negative of theirs.
     rows = _packed((labels > 0) & usable(batch, labels, term.stages), forward)
     positive = _packed((labels > 0) & usable(batch, labels, None), forward)
-    weights = _packed(batch.get(f"weight/{term.task}", tf.ones_like(labels)), forward)
-    # As in every loss: no known weight is a weight of 1.
-    weights = tf.where(tf.math.is_nan(weights), 1.0, weights)
+    weights = _packed(_weights(term, batch, labels), forward)
     queries = scorer.task_vectors(forward.query_vectors, task)
     docs = scorer.task_vectors(forward.doc_vectors, task)
     own = tf.reduce_sum(tf.gather(queries, request) * docs, axis=-1)

@@ -142,15 +142,15 @@ class StreamingFrequency(tf.Module):
         step = tf.identity(self.step)
         own = self._places(ids)
         places = tf.reshape(global_concat(own), [-1])
-        gap = tf.gather(self.gap, places)
-        newest = tf.cast(step - tf.gather(self.last_step, places), tf.float32)
+        gap = _rows(self.gap, places)
+        newest = tf.cast(step - _rows(self.last_step, places), tf.float32)
         mixed = gap + self.alpha * (newest - gap)
         gap = tf.where(gap > 0, mixed, newest)
         # Ids that share a bucket all write the same.
         self.gap.scatter_update(tf.IndexedSlices(gap, places))
         steps = tf.fill(tf.shape(places, out_type=tf.int64), step)
         self.last_step.scatter_update(tf.IndexedSlices(steps, places))
-        return _log_q(tf.gather(self.gap, own))
+        return _log_q(_rows(self.gap, own))
 
     def log_q(self, ids: Any) -> tf.Tensor:
         """Returns log probabilities and takes nothing in.
@@ -162,7 +162,7 @@ class StreamingFrequency(tf.Module):
         Returns:
             float32 `[n]`.
         """
-        gap = tf.gather(self.gap, self._places(ids))
+        gap = _rows(self.gap, self._places(ids))
         never = tf.cast(self.step + 1, tf.float32)
         return _log_q(tf.where(gap > 0, gap, never))
 
@@ -183,6 +183,14 @@ def _state(value: tf.Tensor, name: str) -> tf.Variable:
     # All replicas write the same.
     same = tf.VariableAggregation.ONLY_FIRST_REPLICA
     return tf.Variable(value, trainable=False, name=name, aggregation=same)
+
+
+def _rows(array: tf.Variable, places: tf.Tensor) -> tf.Tensor:
+    """Returns elements of an array, also of one that is cut over parameter servers.
+
+    `tf.gather` would return those in the order of the parts.
+    """
+    return tf.nn.embedding_lookup(getattr(array, "variables", array), places)
 
 
 def _log_q(gap: tf.Tensor) -> tf.Tensor:

@@ -131,6 +131,11 @@ def export(
     if tf.distribute.has_strategy():
         # Its variables would be created on every replica.
         raise RuntimeError("export: call it outside of `with strategy.scope()`")
+    if not isinstance(model, PreRanker):
+        raise TypeError(
+            "export: give a PreRanker; a Ranker, which is run for each pair, is not "
+            f"exported. Received: {type(model).__name__}"
+        )
     directory = Path(directory)
     task = _task(model, task)
     if k < 1:
