@@ -102,10 +102,40 @@ def check_samples_and_bias(notebook: nbformat.NotebookNode) -> None:
     assert numbers["exposed Gini"] < numbers["clicks so far Gini"]
 
 
+def check_many_objectives(notebook: nbformat.NotebookNode) -> None:
+    numbers = key_numbers(notebook)
+    for task in ("click", "follow"):
+        for model in ("shared bottom", "MMoE", "PLE"):
+            assert 0.4 < numbers[f"{model} {task}"] < numbers[f"oracle {task}"]
+    # What a purchase is worth moves the truth's own choice from clicks to purchases.
+    assert numbers["truth clicks kept"] > numbers["model clicks kept"] > 0
+    cheap, dear = (numbers[f"truth purchases kept, worth {n}"] for n in (0, 1000))
+    assert cheap < dear
+
+
+def check_losses_and_distillation(notebook: nbformat.NotebookNode) -> None:
+    numbers = key_numbers(notebook)
+    assert numbers["truth best"] == 1.0
+    for name in ("two towers", "distilled", "distilled jointly", "ranker"):
+        # The ten best of 120 among 40: a random order holds a third of them.
+        assert 40 / 120 < numbers[f"{name} best"] < 1
+        assert 0.5 < numbers[f"{name} AUC"] < 1
+    assert numbers["two towers best"] == numbers["softmax_cross_entropy best"]
+    # Nothing of the privileged features and of the ranker is in the export.
+    text = "\n".join(printed(notebook))
+    (inputs,) = re.findall(r"^inputs: (.*)$", text, re.M)
+    assert "doc_ids" in inputs and "query" in inputs and "match" not in inputs
+    in_export = re.findall(r"^(\w+) is in the export's schema: (\w+)$", text, re.M)
+    assert in_export == [("title_match", "False"), ("interest_match", "False")]
+    assert "as many as without a ranker: True" in text
+
+
 CHECKS = {
     "01_quickstart": check_quickstart,
     "02_feature_crossing": check_feature_crossing,
     "03_samples_and_bias": check_samples_and_bias,
+    "04_losses_and_distillation": check_losses_and_distillation,
+    "05_many_objectives": check_many_objectives,
 }
 """What a notebook must show when it runs on little data, by its name."""
 

@@ -90,7 +90,7 @@ class RankerNetwork(tf.keras.layers.Layer):
         logits = unpack(logits, index, mask)
         # Several tasks' sigmoids of 0 would put padding before documents.
         scores = self.fusion(logits) * tf.cast(mask, tf.float32)
-        return Forward(logits, scores, index, served)
+        return Forward(logits, scores, index, served_logits=served)
 
     @tf.autograph.experimental.do_not_convert
     def teach(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

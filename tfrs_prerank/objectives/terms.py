@@ -35,19 +35,19 @@ class Forward(NamedTuple):
         logits: float32 `[B, L, tasks]`, 0 in padding.
         scores: pre-rank scores, float32 `[B, L]`.
         index: place of each real document in the flattened batch, int64 `[V]`.
-        served_logits: the logits without the training-only bias, as serving has them;
-            None where they are the same.
         query_vectors: what the scorer keeps of each query, float32 `[B, q]`; None of a
             model that has no vectors.
         doc_vectors: what it keeps of each document, float32 `[V, p]`, or None.
+        served_logits: the logits without the training-only bias, as serving has them;
+            None where they are the same.
     """
 
     logits: tf.Tensor
     scores: tf.Tensor
     index: tf.Tensor
-    served_logits: tf.Tensor | None = None
     query_vectors: tf.Tensor | None = None
     doc_vectors: tf.Tensor | None = None
+    served_logits: tf.Tensor | None = None
 
 
 def sums_of(
