@@ -66,6 +66,7 @@ def results(folder: Path) -> tuple[list[dict], list[State]]:
     return logs, [dict(np.load(folder / f"state-{n}.npz")) for n in (0, 1)]
 
 
+@pytest.mark.slow  # replicas of one process show most of it
 def test_two_workers_equal_one(folder: Path) -> None:
     logs, states = in_step(folder, "0.0", "2")
 

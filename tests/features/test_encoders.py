@@ -554,20 +554,20 @@ def sequence(tmp_path: Path, **kwargs: Any) -> Any:
 
 def test_mean_of_a_history(tmp_path):
     encoder = sequence(tmp_path, encoder="mean")
-    field = encoder(tf.constant([["a", "c", ""], ["", "", ""]]), None)
+    field = encoder({"history": tf.constant([["a", "c", ""], ["", "", ""]])}, None)
     np.testing.assert_allclose(field, [[-1.5, 1.0], [0.0, 0.0]])
 
 
 def test_zero_attention_over_a_history(tmp_path):
     encoder = sequence(tmp_path)
-    values = tf.constant([["a", "c", ""], ["", "", ""]])
+    columns = {"history": tf.constant([["a", "c", ""], ["", "", ""]])}
     context = tf.constant([[1.0], [1.0]])
-    encoder(values, context)  # builds it
+    encoder(columns, context)  # builds it
     (kernel,) = encoder.attention.weights
     kernel.assign([[0.0, math.sqrt(2) * math.log(2) / 2]])
     # Logits k_1 log(2) / 2: log 2 of a = (1, 2), 0 of c = (-4, 0) and 0 of the zero
     # vector. The shares are 2/4, 1/4 and 1/4.
-    field = encoder(values, context)
+    field = encoder(columns, context)
     np.testing.assert_allclose(field[0], [0.5 - 1.0, 1.0], atol=1e-6)
     assert field[1].numpy().tolist() == [0.0, 0.0]
 

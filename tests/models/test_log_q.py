@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import tfrs_prerank as tp
@@ -84,6 +85,7 @@ def correlation(log_q: bool) -> float:
     return float(np.mean([np.corrcoef(s, u)[0, 1] for s, u in pairs]))
 
 
+@pytest.mark.slow
 def test_the_correction_finds_the_true_order_where_popularity_hides_it():
     assert correlation(log_q=True) > 0.9
     assert correlation(log_q=False) < 0.75

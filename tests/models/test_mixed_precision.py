@@ -57,7 +57,11 @@ def test_gradients_that_would_vanish_in_float16_are_scaled(policy: str) -> None:
     assert losses[1][-1] < losses[0][-1] - 0.05
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"], indirect=True)
+@pytest.mark.parametrize(
+    "policy",
+    ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)],
+    indirect=True,
+)
 def test_every_loss_trains_in_sixteen_bits(policy: str) -> None:
     objective = tp.Objective(
         (

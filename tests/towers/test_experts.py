@@ -200,6 +200,7 @@ def test_training_moves_every_expert_and_a_saved_model_comes_back(
         np.testing.assert_allclose(again(requests)[name], values, atol=1e-6)
 
 
+@pytest.mark.slow  # an export holds a tower as a model does
 def test_an_export_scores_as_its_model(tmp_path: Path) -> None:
     tf.keras.utils.set_random_seed(7)
     tower = Tower(units=(8,), normalization="batch", experts=PLE, dimension=4, output=4)
