@@ -224,11 +224,13 @@ class _ModelOutputs:
                 if name in columns and columns[name].length is not None:
                     shape[-1] = columns[name].length
                 spec[name] = tf.TensorSpec(shape, tensor.dtype, name)
+            # Concrete, or TensorFlow would take several models for one that is traced
+            # again and again, and warn.
             self._function = tf.function(
                 lambda batch: self._model(batch, training=False),
                 autograph=False,
                 input_signature=[spec],
-            )
+            ).get_concrete_function()
         return self._function(own)
 
 
