@@ -326,3 +326,11 @@ def test_levels_are_exposure_and_then_the_tasks():
     )
     value, count = sums(term, batch, out)
     np.testing.assert_allclose([value, count], [expected, 1], rtol=1e-6)
+
+
+def test_an_in_batch_term_that_takes_log_q_off_must_be_given_one():
+    term = Term("click", "in_batch_softmax", log_q=True)
+    with pytest.raises(
+        ValueError, match=r"click/in_batch_softmax takes log_q off; pas"
+    ):
+        sums(term, BATCH)

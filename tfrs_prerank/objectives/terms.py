@@ -109,6 +109,11 @@ def term_sums(
         usable lists or rows.
     """
     if term.loss == "in_batch_softmax":
+        if term.log_q and log_q is None:
+            raise ValueError(
+                f"the term {term.name} takes log_q off; pass log_q, or leave log_q out "
+                "of the term. Received: log_q=None"
+            )
         values, counts = _in_batch(
             term, batch, forward, task, scorer, log_q if term.log_q else None
         )
