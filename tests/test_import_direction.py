@@ -24,6 +24,7 @@ CHAIN = [
     "serving",
     "evaluation",
     "config",
+    "training",
     "pipeline",
     "cli",
 ]
@@ -36,7 +37,7 @@ ALLOWED["sampling"] = BASE | {"features"}
 ALLOWED["datasets"] = BASE | {"features", "sampling"}
 # How likely a document is in a batch is part of a model's state.
 ALLOWED["models"] |= {"sampling"}
-for name in ("evaluation", "config", "pipeline", "cli"):
+for name in ("evaluation", "config", "training", "pipeline", "cli"):
     ALLOWED[name] |= {"sampling", "datasets"}
 
 NOT_KERAS = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python")

@@ -184,6 +184,47 @@ def test_learning_rate_schedule() -> None:
     np.testing.assert_array_equal(table, after)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_scaled_learning_rates_as_optimizers_of_their_own(sparse: bool) -> None:
+    rng = np.random.default_rng(0)
+    slow, fast, alone, other = (_table() for _ in range(4))
+    optimizer = LazyAdam(0.1)
+    optimizer.scale_learning_rate([(slow, 0.25)])
+    theirs = (tf.keras.optimizers.Adam(0.025), tf.keras.optimizers.Adam(0.1))
+    for _ in range(4):
+        values = rng.normal(size=[5, 2]).astype("float32")
+        dense = tf.constant(values)
+        gradient = _slices(list(range(5)), values) if sparse else dense
+        optimizer.apply_gradients([(gradient, slow), (gradient, fast)])
+        for adam, variable in zip(theirs, (alone, other), strict=True):
+            adam.apply_gradients([(dense, variable)])
+    np.testing.assert_allclose(slow, alone, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(fast, other, rtol=1e-5, atol=1e-6)
+    assert np.abs(slow - fast).max() > 0.1
+
+
+def test_scales_take_the_place_of_earlier_ones_and_are_no_state() -> None:
+    table, other = _table(), _table()
+    optimizer = LazyAdam(0.1)
+    optimizer.scale_learning_rate([(table, 0.5)])
+    optimizer.scale_learning_rate([(other, 0.5)])
+    before = table.numpy()
+    ones = tf.ones([5, 2])
+    optimizer.apply_gradients([(ones, table), (ones, other)])
+    np.testing.assert_allclose(before - table, 0.1, rtol=1e-4)
+    np.testing.assert_allclose(before - other, 0.05, rtol=1e-4)
+    plain = LazyAdam(0.1)
+    plain.build([table, other])
+    assert plain.get_config() == optimizer.get_config()
+    assert len(plain.variables) == len(optimizer.variables)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
+def test_a_scale_is_a_positive_number(factor: float) -> None:
+    with pytest.raises(ValueError, match=f"positive number. Received: {factor}"):
+        LazyAdam().scale_learning_rate([(_table(), factor)])
+
+
 def test_config_round_trip() -> None:
     optimizer = LazyAdam(
         0.25, beta_1=0.8, beta_2=0.95, epsilon=1e-5, global_clipnorm=2.0, name="mine"
@@ -271,3 +312,27 @@ def _four_replicas_as_one() -> None:
 
 def test_four_replicas_as_one(on_replicas: Replicas) -> None:
     on_replicas(_four_replicas_as_one)
+
+
+def _scales_on_four_replicas() -> None:
+    with four_replicas().scope():
+        slow, fast = tf.Variable([1.0]), tf.Variable([1.0])
+        optimizer = LazyAdam(0.1)
+        optimizer.scale_learning_rate([(slow, 0.5)])
+
+    @tf.function
+    def step() -> None:
+        def replica() -> None:
+            ones = tf.ones([1])
+            optimizer.apply_gradients([(ones, slow), (ones, fast)])
+
+        tf.distribute.get_strategy().run(replica)
+
+    with four_replicas().scope():
+        step()
+    np.testing.assert_allclose(slow.numpy(), [0.95], rtol=1e-5)
+    np.testing.assert_allclose(fast.numpy(), [0.9], rtol=1e-5)
+
+
+def test_scales_on_four_replicas(on_replicas: Replicas) -> None:
+    on_replicas(_scales_on_four_replicas)

@@ -1,7 +1,8 @@
-"""The command `tfrs-prerank`. Every command is a function of `pipeline` or `serving`.
+"""The command `tfrs-prerank`, whose commands are functions of the package.
 
-TensorFlow is imported by the commands that need it, so that `--help` and configuration
-errors answer at once.
+Most of them are of `pipeline`, the others of `datasets` and `serving`. TensorFlow is
+imported by the commands that need it, so that `--help` and configuration errors answer
+at once.
 """
 
 from __future__ import annotations
@@ -186,6 +187,45 @@ def prepare(config: Path, output: Path) -> None:
 
 
 @main.command()
+@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--model", type=_EXISTING, required=True, help="Folder of a Hugging Face BERT."
+)
+@click.option(
+    "--documents",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="Parquet or CSV file, one row for each document.",
+)
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    required=True,
+    help="Column of texts; given again, the texts are joined by a space.",
+)
+@click.option("--into", required=True, help="The new column, for a `dense` feature.")
+def embed(
+    output: Path, model: Path, documents: Path, columns: tuple[str, ...], into: str
+) -> None:
+    """Add vectors of the documents' texts to a documents table.
+
+    OUTPUT is a copy of the table, as Parquet, with one more column.
+    """
+    import tensorflow as tf
+
+    from tfrs_prerank.datasets import embed_texts
+    from tfrs_prerank.layers import SentenceBert
+
+    encoder = tf.function(
+        SentenceBert.from_pretrained(model),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
+    rows = embed_texts(encoder, documents, output, columns=columns, into=into)
+    click.echo(f"{rows} documents with {into!r} in {output}")
+
+
+@main.command()
 @_CONFIG
 @_DATA
 @click.option("--output", type=_FOLDER, required=True, help="Run directory to write.")
@@ -193,8 +233,19 @@ def prepare(config: Path, output: Path) -> None:
     "--ranker", is_flag=True, help="Train the configuration's ranker, a teacher."
 )
 @_TEACHER
+@click.option(
+    "--warm-start",
+    type=_EXISTING,
+    metavar="RUN",
+    help="Run directory of a previous model, whose weights are taken over.",
+)
 def train(
-    config: Path, data: Path, output: Path, ranker: bool, teacher: Path | None
+    config: Path,
+    data: Path,
+    output: Path,
+    ranker: bool,
+    teacher: Path | None,
+    warm_start: Path | None,
 ) -> None:
     """Train a model and write its run directory."""
     if ranker and teacher is not None:
@@ -203,9 +254,9 @@ def train(
     from tfrs_prerank import pipeline
 
     if ranker:
-        pipeline.train_ranker(settings, data, output)
+        pipeline.train_ranker(settings, data, output, warm_start, click.echo)
     else:
-        pipeline.train(settings, data, output, teacher)
+        pipeline.train(settings, data, output, teacher, warm_start, click.echo)
     click.echo(f"run directory in {output}")
 
 

@@ -208,6 +208,8 @@ class TrainingConfig:
         early_stopping: epochs without a better validation loss before training stops
             and the best weights are taken back; None trains all epochs.
         metrics: names as `make_metrics` takes them, those of the catalogue left out.
+        initial_vectors: by feature, a Parquet file of `id` and `vector` that its
+            embeddings begin at; see `PreRanker.initialize_embeddings`.
     """
 
     epochs: int = 1
@@ -216,6 +218,7 @@ class TrainingConfig:
     seed: int = 0
     early_stopping: int | None = None
     metrics: tuple[str, ...] = ("ndcg@10",)
+    initial_vectors: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):
@@ -336,6 +339,13 @@ class Config:
                 f"export.task: no task {self.export.task!r}; "
                 f"{nearest(self.export.task, tasks)}"
             )
+        names = [feature.name for feature in self.schema.features]
+        for name in self.training.initial_vectors:
+            if name not in names:
+                raise ConfigurationError(
+                    f"training.initial_vectors: no feature {name!r}; "
+                    f"{nearest(name, names)}"
+                )
         numbers = [f.name for f in self.schema.features if isinstance(f, Numeric)]
         for row, column in self.evaluation.baselines.items():
             if column not in numbers:
@@ -380,7 +390,14 @@ class Config:
             )
         elif isinstance(data, MovieLensConfig) and data.path is not None:
             data = dataclasses.replace(data, path=str(base / data.path))
-        absolute: Config = dataclasses.replace(config, schema=schema, data=data)
+        vectors = config.training.initial_vectors
+        training = dataclasses.replace(
+            config.training,
+            initial_vectors={name: str(base / file) for name, file in vectors.items()},
+        )
+        absolute: Config = dataclasses.replace(
+            config, schema=schema, data=data, training=training
+        )
         return absolute
 
     @classmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -34,6 +36,9 @@ class LazyAdam(tf.keras.optimizers.Adam):
     before the gradients of a repeated row are added up. The update is never compiled
     with XLA: the number of rows differs from batch to batch, and each new number
     would be compiled anew.
+
+    Variables may learn at shares of the learning rate (`scale_learning_rate`), as the
+    layers of a pretrained encoder do.
 
     >>> import tensorflow as tf
     >>> table = tf.Variable([[1.0], [2.0], [3.0]])
@@ -98,24 +103,63 @@ class LazyAdam(tf.keras.optimizers.Adam):
             jit_compile=False,
             name=name,
         )
+        self._scales: dict[str, float] = self._no_dependency({})
+
+    def scale_learning_rate(self, scales: Iterable[tuple[tf.Variable, float]]) -> None:
+        """Lets variables learn at shares of the learning rate.
+
+        The shares are no state: they are in no configuration and no checkpoint. `fit`
+        of a compiled `PreRanker` has those of its layers.
+
+        Args:
+            scales: variables and what their learning rate is multiplied by; others
+                have 1. They take the place of those given before.
+
+        Raises:
+            ValueError: a factor is not a positive number.
+
+        >>> import tensorflow as tf
+        >>> from tfrs_prerank import LazyAdam
+        >>> slow, fast = tf.Variable(1.0), tf.Variable(1.0)
+        >>> optimizer = LazyAdam(learning_rate=0.5)
+        >>> optimizer.scale_learning_rate([(slow, 0.1)])
+        >>> _ = optimizer.apply_gradients([(tf.ones([]), slow), (tf.ones([]), fast)])
+        >>> round(float(slow), 3), round(float(fast), 3)
+        (0.95, 0.5)
+        """
+        factors = {}
+        for variable, factor in scales:
+            if not 0 < factor < math.inf:
+                raise ValueError(
+                    f"the learning rate of {variable.name} must be multiplied by a "
+                    f"positive number. Received: {factor!r}"
+                )
+            factors[self._var_key(variable)] = float(factor)
+        self._scales = self._no_dependency(factors)
 
     def update_step(
         self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable
     ) -> None:
         """Applies one gradient; Keras has added up repeated rows before."""
-        if not isinstance(gradient, tf.IndexedSlices):
-            super().update_step(gradient, variable)
-            return
-        slot = self._index_dict[self._var_key(variable)]
+        key = self._var_key(variable)
+        slot = self._index_dict[key]
         mean, square = self._momentums[slot], self._velocities[slot]
         dtype = variable.dtype
         # float32 scalars: in float16 the power of beta_2 would stay 1.
         step = tf.cast(self.iterations + 1, tf.float32)
         rate = (
             tf.cast(self.learning_rate, tf.float32)
+            * self._scales.get(key, 1.0)
             * tf.sqrt(1.0 - tf.pow(self.beta_2, step))
             / (1.0 - tf.pow(self.beta_1, step))
         )
+        if not isinstance(gradient, tf.IndexedSlices):
+            mean.assign_add((gradient - mean) * (1 - self.beta_1))
+            square.assign_add((tf.square(gradient) - square) * (1 - self.beta_2))
+            variable.assign_sub(
+                mean * tf.cast(rate, dtype) / (tf.sqrt(square) + self.epsilon)
+            )
+            return
         rows, values = gradient.indices, tf.cast(gradient.values, dtype)
         # Gather, compute, scatter: nothing here is as large as the table.
         mean_rows = self.beta_1 * tf.gather(mean, rows) + (1 - self.beta_1) * values
@@ -142,3 +186,33 @@ class LazyAdam(tf.keras.optimizers.Adam):
         ):
             del config[argument]
         return config
+
+
+def slots_of(optimizer: Any) -> dict[str, list[tf.Variable]]:
+    """Returns what an optimiser keeps of each variable that it was built for.
+
+    Args:
+        optimizer: of `tf.keras.optimizers`, built.
+
+    Returns:
+        Lists of slots in the order of the variables, by their kind; without kinds for
+        an optimiser that keeps nothing, such as SGD without momentum.
+
+    >>> import tensorflow as tf
+    >>> from tfrs_prerank.optimizers import LazyAdam, slots_of
+    >>> optimizer = LazyAdam()
+    >>> optimizer.build([tf.Variable([1.0, 2.0])])
+    >>> {kind: len(slots) for kind, slots in slots_of(optimizer).items()}
+    {'_momentums': 1, '_velocities': 1}
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    count = len(getattr(optimizer, "_index_dict", {}))
+    lists = {
+        name: [slot for slot in value if isinstance(slot, tf.Variable)]
+        for name, value in vars(optimizer).items()
+        # All of them together, and what else the optimiser counts with.
+        if isinstance(value, list) and name != "_variables"
+    }
+    return {
+        name: slots for name, slots in lists.items() if slots and len(slots) == count
+    }

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,42 +18,22 @@ from tfrs_prerank.datasets.log_config import LogsConfig
 from tfrs_prerank.datasets.prepared import check_is_new
 from tfrs_prerank.datasets.prepared import prepare as write_prepared
 from tfrs_prerank.datasets.requests import RequestReader, read
-from tfrs_prerank.declaration import ConfigurationError, to_mapping
+from tfrs_prerank.declaration import ConfigurationError
 from tfrs_prerank.evaluation import Evaluation
 from tfrs_prerank.evaluation import evaluate as evaluate_rankings
-from tfrs_prerank.features.declarations import Numeric
 from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.schema import BATCH_OWN_COLUMNS, Schema
 from tfrs_prerank.models.prerank import PreRanker
 from tfrs_prerank.models.ranker import Ranker
-from tfrs_prerank.models.run_directory import check_place, holds_ranker
-from tfrs_prerank.objectives.objective import make_objective
-from tfrs_prerank.optimizers import LazyAdam
+from tfrs_prerank.models.run_directory import holds_ranker
 from tfrs_prerank.sampling.sampler import check as check_mixture
+from tfrs_prerank.training import fitted_schema as fitted_schema
+from tfrs_prerank.training import prepared_schema as prepared_schema
+from tfrs_prerank.training import train as train
+from tfrs_prerank.training import train_ranker as train_ranker
 
 if TYPE_CHECKING:
     from tfrs_prerank.serving.exporter import Exported
-
-_Model = TypeVar("_Model", PreRanker, Ranker)
-
-_MADE_OF = "made_of"
-"""File of a backup with the digest of what was trained."""
-
-_PREPARED_KEYS = (
-    "kind",
-    "owner",
-    "dtype",
-    "size",
-    "point_in_time",
-    "training_only",
-    "tokenizer",
-    "min_count",
-    "max_vocabulary",
-)
-"""Keys of a feature that a prepared directory depends on."""
-
-_MEASURED_KEYS = ("log1p", "buckets", "missing")
-"""Those of a number, whose statistics are taken when a directory is prepared."""
 
 
 def prepare(config: Config, directory: str | Path) -> Schema:
@@ -113,149 +90,6 @@ def _prepare_funnel(config: FunnelConfig, schema: Schema, directory: Path) -> No
         log = Path(folder) / "log"
         made.write(log, truth=config.teacher == "true_utility")
         logs.convert(config.of_log(log), schema, directory)
-
-
-def train(
-    config: Config,
-    data: str | Path,
-    directory: str | Path,
-    teacher: str | Path | None = None,
-) -> PreRanker:
-    """Trains a model on a prepared directory and writes its run directory.
-
-    An interrupted training goes on where it was when it is started again with the same
-    configuration and data: its state is kept beside the run directory until that is
-    written. (The patience of `early_stopping` starts anew.)
-
-    Args:
-        config: the configuration; vocabularies and statistics come from the prepared
-            directory.
-        data: the prepared directory.
-        directory: the run directory; an earlier one is replaced.
-        teacher: run directory of a `Ranker`, whose logits stand in the place of the
-            teacher's in the data; None for those.
-
-    Returns:
-        The trained model.
-
-    Raises:
-        FileExistsError: the directory exists and is no run directory.
-        ConfigurationError: the schema wants data that was prepared otherwise, or
-            `early_stopping` has no validation requests, or the objective does not
-            learn from the teacher.
-        ValueError: an interrupted training of another configuration lies beside it.
-    """
-    if teacher is not None:
-        _check_teacher(Path(teacher), config)
-
-    def make(schema: Schema) -> PreRanker:
-        return PreRanker(schema, objective=config.objective, **config.model.arguments())
-
-    return _train(make, config, Path(data), Path(directory), teacher)
-
-
-def train_ranker(config: Config, data: str | Path, directory: str | Path) -> Ranker:
-    """Trains the configuration's ranker and writes its run directory.
-
-    It learns from the terms of the objective that read labels. Otherwise as `train`.
-
-    Args:
-        config: the configuration.
-        data: the prepared directory.
-        directory: the run directory; an earlier one is replaced.
-
-    Returns:
-        The trained ranker.
-    """
-
-    def make(schema: Schema) -> Ranker:
-        objective = make_objective(config.objective, schema).of_ranker()
-        return Ranker(schema, objective=objective, **config.ranker.arguments())
-
-    return _train(make, config, Path(data), Path(directory))
-
-
-def _check_teacher(directory: Path, config: Config) -> None:
-    """Raises ConfigurationError where a teacher would teach nothing."""
-    objective = make_objective(config.objective, config.schema)
-    if all(term.loss != "distillation" for term in objective.terms):
-        raise ConfigurationError(
-            f"a teacher is given ({directory}), and no term of the objective learns "
-            "from it; add one of the loss 'distillation'"
-        )
-    if config.model.ranker is not None:
-        raise ConfigurationError(
-            f"a teacher is given ({directory}), and model.ranker is trained jointly; "
-            "leave out one"
-        )
-
-
-def _train(
-    make: Callable[[Schema], _Model],
-    config: Config,
-    data: Path,
-    directory: Path,
-    teacher: str | Path | None = None,
-) -> _Model:
-    """Trains what a function makes of the fitted schema; see `train`."""
-    import tensorflow as tf
-
-    training = config.training
-    check_place(directory)
-    schema = fitted_schema(config.schema, data)
-    documents = read_documents(data / "documents.parquet")
-    options: dict[str, Any] = {"schema": schema, "documents": documents}
-    options["batch_size"] = training.batch_size
-    requests: Any = read(data, "train", seed=training.seed, **options)
-    validation: Any = None
-    if any(file.stat().st_size for file in data.glob("validation-*.tfrecord")):
-        validation = read(data, "validation", shuffle=False, **options)
-    elif training.early_stopping is not None:
-        raise ConfigurationError(
-            f"training.early_stopping={training.early_stopping}: {data} has no "
-            "validation requests; leave it out, or prepare data with some"
-        )
-    backup = directory.with_name(f".{directory.name}-backup")
-    made_of = _digest(config, data, make.__qualname__, teacher)
-    _check_backup(backup, made_of)
-
-    if teacher is not None:
-        ranker = Ranker.load(teacher)
-        _check_tasks(config, ranker, Path(teacher))
-        requests = _taught(requests, ranker)
-        validation = None if validation is None else _taught(validation, ranker)
-    tf.keras.utils.set_random_seed(training.seed)
-    model = make(schema)
-    model.compile(
-        LazyAdam(training.learning_rate), metrics=make_metrics(training.metrics)
-    )
-    backup.mkdir(parents=True, exist_ok=True)
-    (backup / _MADE_OF).write_text(made_of, "ascii")
-    callbacks: list[Any] = [
-        tf.keras.callbacks.BackupAndRestore(str(backup), delete_checkpoint=False)
-    ]
-    if training.early_stopping is not None:
-        callbacks.append(
-            tf.keras.callbacks.EarlyStopping(
-                patience=training.early_stopping, restore_best_weights=True
-            )
-        )
-    try:
-        model.fit(
-            requests,
-            epochs=training.epochs,
-            validation_data=validation,
-            callbacks=callbacks,
-            # A bar redrawn for every step is for a person, not for a log file.
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
-    except BaseException:
-        if not _holds_state(backup):
-            shutil.rmtree(backup, ignore_errors=True)
-        raise
-    model.save(directory)
-    shutil.rmtree(backup, ignore_errors=True)
-    return model
 
 
 def evaluate(
@@ -572,80 +406,6 @@ def demo(
     return Demo(data, run, exported, evaluation, request, rest, grpc)
 
 
-# Prepared directories.
-
-
-def prepared_schema(data: str | Path) -> Schema:
-    """Returns the schema of a prepared directory.
-
-    Args:
-        data: the directory.
-
-    Raises:
-        FileNotFoundError: it is no prepared directory.
-    """
-    path = Path(data) / "schema.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{data} is no prepared directory: no schema.yaml in it; "
-            "make one with `tfrs-prerank prepare`"
-        )
-    return Schema.from_yaml(path)
-
-
-def fitted_schema(schema: Schema, data: str | Path) -> Schema:
-    """Gives a schema the vocabularies and statistics of a prepared directory.
-
-    What the data does not depend on, such as sizes, dropout and the tasks' weights, may
-    have changed since the directory was made.
-
-    Args:
-        schema: the declarations.
-        data: the directory.
-
-    Returns:
-        The schema with paths filled in.
-
-    Raises:
-        ConfigurationError: a declaration that the data depends on has changed; the key
-            is named.
-    """
-    prepared = prepared_schema(data)
-    made = {feature.name: feature for feature in prepared.features}
-    features = []
-    for feature in schema.features:
-        if feature.name not in made:
-            raise ConfigurationError(
-                f"{data} was prepared without {feature.name!r}; prepare it again"
-            )
-        before = made[feature.name]
-        is_number = isinstance(feature, Numeric)
-        keys = _PREPARED_KEYS + _MEASURED_KEYS if is_number else _PREPARED_KEYS
-        for key in keys:
-            now, then = getattr(feature, key, None), getattr(before, key, None)
-            if now != then:
-                raise ConfigurationError(
-                    f"{feature.name}.{key}: {data} was prepared with {then!r}; prepare "
-                    f"it again. Received: {now!r}"
-                )
-        for key in ("vocabulary", "statistics"):
-            path = getattr(before, key, None)
-            # A vocabulary may have given way to hash buckets or to a shared one.
-            gone = not is_number and (
-                getattr(feature, "buckets", None) or getattr(feature, "shares", None)
-            )
-            if path is not None and not gone:
-                feature = dataclasses.replace(feature, **{key: path})
-        features.append(feature)
-    if schema.doc_id != prepared.doc_id:
-        raise ConfigurationError(
-            f"schema.doc_id: {data} was prepared with {prepared.doc_id!r}; prepare it "
-            f"again. Received: {schema.doc_id!r}"
-        )
-    fitted: Schema = dataclasses.replace(schema, features=tuple(features))
-    return fitted
-
-
 def open_requests(data: str | Path, split: str, batch_size: int) -> RequestReader:
     """Opens a split of a prepared directory, in the order of its requests.
 
@@ -662,54 +422,6 @@ def open_requests(data: str | Path, split: str, batch_size: int) -> RequestReade
         batch_size=batch_size,
         shuffle=False,
     )
-
-
-def _check_tasks(config: Config, ranker: Ranker, directory: Path) -> None:
-    """Raises ConfigurationError where a teacher does not teach all that is learned."""
-    objective = make_objective(config.objective, config.schema)
-    for term in objective.terms:
-        if term.loss == "distillation" and term.task not in ranker.schema.task_names:
-            raise ConfigurationError(
-                f"the ranker of {directory} has no task {term.task!r}, which the term "
-                f"{term.name} learns from it; train it with that task, or leave the "
-                "term out"
-            )
-
-
-def _taught(requests: Any, teacher: Ranker) -> Any:
-    """Returns a function from an epoch to its requests with a teacher's logits."""
-    return lambda epoch: requests(epoch).map(teacher.teach)
-
-
-def _digest(
-    config: Config, data: Path, made_by: str, teacher: str | Path | None
-) -> str:
-    """Returns a digest of what is trained, on which data, by which teacher."""
-    told = made_by + json.dumps(to_mapping(config), default=str)
-    digest = hashlib.sha256(told.encode())
-    files = [data / name for name in ("schema.yaml", "report.json")]
-    if teacher is not None:
-        files += sorted(file for file in Path(teacher).rglob("*") if file.is_file())
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def _check_backup(backup: Path, made_of: str) -> None:
-    """Raises ValueError for the state of another configuration or other data."""
-    file = backup / _MADE_OF
-    if not _holds_state(backup) or not file.is_file():
-        return
-    if file.read_text("ascii") != made_of:
-        raise ValueError(
-            f"{backup} keeps an interrupted training of another configuration or other "
-            "data; remove that folder to start afresh"
-        )
-
-
-def _holds_state(backup: Path) -> bool:
-    """Says whether a checkpoint was written, of an epoch at least."""
-    return any(backup.rglob("*.index"))
 
 
 def _declared(requests: list[dict[str, Any]], schema: Schema) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -322,3 +323,62 @@ def test_errors_are_one_line_and_leave_no_file(
         run(tmp_path, [first, feature], requests, {"first": ["a", "b", "c"]})
     assert error.value.args[0] == expected
     assert not (tmp_path / "out").exists()
+
+
+# Values on disk.
+
+# The package's `adapt` is the function; this is its module.
+ADAPT = sys.modules[adapt.__module__]
+
+
+def test_most_values_on_disk_change_no_vocabulary(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    words = np.array(["ant", "bee", "cat", "dog", "eel", "fly", "gnu", "hen"])
+    requests = [
+        {
+            "town": str(rng.choice(words)),
+            "tags": [*rng.choice(words, 2), b"bee"],
+            "code": int(rng.integers(-1, 9)),
+            "query": " ".join(rng.choice(words, 3)),
+        }
+        for _ in range(200)
+    ]
+    features = [
+        Categorical("town", "query"),
+        Categorical("tags", "query", max_values=3, min_count=40),
+        Categorical("code", "query", dtype="int64", max_vocabulary=4),
+        Text("query", "query"),
+        Categorical("genre", "doc"),
+    ]
+    columns = {"genre": ["x", "y", "y"]}
+    whole = run(tmp_path / "whole", features, requests, columns)
+    monkeypatch.setattr(ADAPT, "_IN_MEMORY", 5)  # one for each vocabulary
+    monkeypatch.setattr(ADAPT, "_TOKENISE_AT_ONCE", 7)
+    monkeypatch.setattr("tfrs_prerank.features.counting._AT_ONCE", 1)
+    monkeypatch.setattr("tfrs_prerank.features.counting._FAN_IN", 5)
+    small = run(tmp_path / "small", features, requests, columns)
+    for feature in features:
+        assert lines(small[feature.name]) == lines(whole[feature.name])
+    assert len(lines(whole["town"])) == len(lines(whole["query"])) == 8
+    names = sorted(path.name for path in (tmp_path / "small").rglob("*"))
+    assert names == [
+        "code.txt", "genre.txt", "out", "query.txt", "tags.txt", "town.txt",
+        "vocabularies",
+    ]  # fmt: skip
+
+
+def test_no_run_is_left_after_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(ADAPT, "_IN_MEMORY", 1)
+    monkeypatch.setattr("tfrs_prerank.features.counting._AT_ONCE", 1)
+    seen = []
+
+    def requests():
+        yield from ({"town": "a"}, {"town": "b"})
+        (folder,) = tmp_path.iterdir()
+        seen.extend(folder.iterdir())
+        yield {"town": 3}
+
+    with pytest.raises(TypeError, match="town: dtype='string' is declared"):
+        run(tmp_path, [Categorical("town", "query")], requests())
+    assert len(seen) == 2
+    assert list(tmp_path.iterdir()) == []

@@ -53,7 +53,8 @@ def encoder_of(feature: Any, embeddings: Any = None) -> Any:
     """Makes a feature's encoder, with the embeddings of its own table set."""
     tables = make_tables(Schema([USER, CITY, feature], [Task("click")]))
     if embeddings is not None:
-        tables[feature.name].embeddings.assign(embeddings)
+        table = tables[feature.name]
+        getattr(table, "table", table).embeddings.assign(embeddings)
     return make_encoder(feature, tables)
 
 
@@ -480,6 +481,38 @@ def test_a_vector_is_projected_and_normalised():
     assert field[2, 0] < -0.99
 
 
+def test_a_missing_vector_trains_its_default_alone():
+    encoder = encoder_of(Dense("cover", "doc", size=3, dimension=2))
+    for vector, is_missing in (([0.0, 0.0, 0.0], True), ([1.0, 3.0, 2.0], False)):
+        with tf.GradientTape() as tape:
+            field = encoder(tf.constant([vector]), training=True)
+            total = tf.reduce_sum(field * [[2.0, 3.0]])
+        sources = [encoder.missing, *encoder.projection.trainable_variables]
+        of_missing, *of_projection = tape.gradient(total, sources)
+        assert of_missing.numpy().tolist() == ([2, 3] if is_missing else [0, 0])
+        assert all((g.numpy() == 0).all() == is_missing for g in of_projection)
+
+
+def test_vectors_of_several_sizes_are_fields_of_one_size():
+    image = Dense("image", "doc", size=5, dimension=3)
+    audio = Dense("audio", "doc", size=2, dimension=3)
+    tables = make_tables(Schema([USER, CITY, image, audio], [Task("click")]))
+    fields = FieldEncoder([image, audio], tables, 3)
+    rng = np.random.default_rng(0)
+    columns = {
+        "image": tf.constant(rng.normal(size=(4, 5)), tf.float32),
+        "audio": tf.constant([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [2.0, 1.0]]),
+    }
+    encoded = fields(columns).numpy()
+    assert encoded.shape == (4, 2, 3)
+    # Each has its own default; layer normalisation makes a mean of 0 of all else.
+    for row in (0, 2):
+        np.testing.assert_array_equal(encoded[row, 1], fields.encoders["audio"].missing)
+    np.testing.assert_allclose(encoded[:, 0].mean(axis=1), 0, atol=1e-6)
+    np.testing.assert_allclose(encoded[[1, 3], 1].mean(axis=1), 0, atol=1e-6)
+    assert (encoded[:, 0] != fields.encoders["image"].missing.numpy()).all()
+
+
 # Texts.
 
 
@@ -500,7 +533,7 @@ def test_a_text_is_the_mean_of_its_tokens(tmp_path):
     np.testing.assert_allclose(field, expected, rtol=1e-6)
 
 
-def test_several_texts_are_the_mean_of_all_their_tokens(tmp_path):
+def test_several_texts_are_the_mean_of_their_vectors(tmp_path):
     feature = Text(
         "past",
         "query",
@@ -511,8 +544,8 @@ def test_several_texts_are_the_mean_of_all_their_tokens(tmp_path):
     )
     values = tf.constant([["a b c", "", "b"], ["", "", ""]])
     field = encoder_of(feature, ABC)(values)
-    # a, b (cut before c), b.
-    np.testing.assert_allclose(field, [[7 / 3, 4.0], [0.0, 0.0]], rtol=1e-6)
+    # (a + b) / 2 (cut before c) and b.
+    np.testing.assert_allclose(field, [[2.5, 4.25], [0.0, 0.0]], rtol=1e-6)
 
 
 def test_hashed_tokens_are_known_by_their_bucket():
@@ -580,7 +613,7 @@ def test_a_history_reads_the_table_it_shares():
     schema = Schema([USER, movie, history, query, title], [Task("click")])
     tables = make_tables(schema)
     assert tables["history"] is tables["movie_id"]
-    assert tables["title"] is tables["query"]
+    assert tables["title"].table is tables["query"].table
     queries = FieldEncoder([USER, history, query], tables, 2)
     docs = FieldEncoder([movie, title], tables, 2)
     query_columns = {
@@ -593,7 +626,7 @@ def test_a_history_reads_the_table_it_shares():
         fields = queries(query_columns), docs(doc_columns)
         total = tf.reduce_sum(fields[0]) + tf.reduce_sum(fields[1])
     gradient = tape.gradient(
-        total, [tables["movie_id"].embeddings, tables["query"].embeddings]
+        total, [tables["movie_id"].embeddings, tables["query"].table.embeddings]
     )
     for slices, values in zip(gradient, (["m", "n"], ["red", "hat"]), strict=True):
         assert isinstance(slices, tf.IndexedSlices)

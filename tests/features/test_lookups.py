@@ -166,6 +166,50 @@ def test_hashes_are_the_same_in_every_process_and_version():
     assert numbers(tf.constant([7], tf.int64)).numpy().tolist() == [HASHED[2]]
 
 
+def test_several_hashes_begin_with_the_one():
+    values = tf.constant([["rome", ""], ["oslo", "bonn"]])
+    one = HashLookup(50, "city")(values).numpy()
+    three = HashLookup(50, "city", hashes=3)(values).numpy()
+    assert three.shape == (2, 2, 3)
+    np.testing.assert_array_equal(three[..., 0], one)
+    assert three[0, 1].tolist() == [0, 0, 0]
+    # A hash function does not depend on how many there are.
+    two = HashLookup(50, "city", hashes=2)(values).numpy()
+    np.testing.assert_array_equal(three[..., :2], two)
+
+
+def test_further_hashes_are_the_same_in_every_process_and_version():
+    # SipHash with the key [n, 0] modulo buckets, plus 1.
+    lookup = HashLookup(1_000_000, "city", hashes=3)
+    rows = lookup(tf.constant(["rome", "東京"])).numpy()
+    assert rows.tolist() == [[140403, 90491, 681183], [466102, 612026, 619109]]
+    numbers = HashLookup(1_000_000, "city", "int64", hashes=3)
+    as_text = lookup(tf.constant(["7"])).numpy()
+    np.testing.assert_array_equal(numbers(tf.constant([7], tf.int64)), as_text)
+
+
+@pytest.mark.parametrize(
+    ("hashes", "unique"),
+    [
+        # Of n = 100,000 ids in as many buckets m an id has a bucket of its own with the
+        # probability (1 - 1/m)^(n-1) = 1/e = .368.
+        (1, 0.368),
+        # Of the pairs of rows m^2/2 are different ones: 1 - 2 (n-1) / m^2 = .99998.
+        (2, 0.99998),
+    ],
+)
+def test_share_of_ids_with_a_representation_of_their_own(hashes, unique):
+    count = 100_000
+    lookup = HashLookup(count, "user", "int64", hashes)
+    rows = lookup(tf.range(count, dtype=tf.int64)).numpy().reshape(count, hashes)
+    # The mean of rows does not know their order.
+    _, owners = np.unique(np.sort(rows, axis=1), axis=0, return_counts=True)
+    # Five standard deviations of that of one hash: sqrt((1/e - 2/e^2) / n) = .001;
+    # and five of the two pairs expected to be alike.
+    tolerance = 0.005 if hashes == 1 else 0.0001
+    assert np.count_nonzero(owners == 1) / count == pytest.approx(unique, abs=tolerance)
+
+
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), st.integers(1, 100))
 @settings(max_examples=25, deadline=None)
 def test_hash_rows_are_in_range(values, buckets):

@@ -22,10 +22,8 @@ from tfrs_prerank.features import (
     Text,
 )
 from tfrs_prerank.features.match import (
-    cross_matches,
+    Matches,
     key_columns,
-    keys_of,
-    own_matches,
 )
 
 
@@ -46,9 +44,9 @@ def cross(schema: Schema, query: dict[str, Any], doc: dict[str, Any]) -> dict:
     flat = {
         k: tf.reshape(v, [shape[0] * shape[1], *v.shape[2:]]) for k, v in doc.items()
     }
-    keys = keys_of(schema, flat, "doc")
+    keys = Matches(schema).keys_of(flat, "doc")
     keys = {k: tf.reshape(v, [*shape, *v.shape[1:]]) for k, v in keys.items()}
-    found = cross_matches(schema, keys_of(schema, query, "query"), keys)
+    found = Matches(schema).cross(Matches(schema).keys_of(query, "query"), keys)
     return {name: value.numpy() for name, value in found.items()}
 
 
@@ -64,7 +62,7 @@ def expected_of(op: str, left: list, right: list, pad: Any) -> float:
 
 # Sets of ids.
 
-VALUES = {"string": ["", "a", "b", "A", "c d", "é"], "int64": [-1, 0, 1, 2, 3, 2**62]}
+VALUES = {"string": ["", "a", "b", "A", "c d", "é"], "int64": [-1, -9, 0, 1, 2, 2**62]}
 
 
 @st.composite
@@ -130,7 +128,7 @@ def test_own_pairs_equal_sets(drawn):
         name: tf.constant(array[:, 0] if array.shape[1] == 1 else array, dtype)
         for name, array in (("l", left), ("r", right))
     }
-    found = own_matches(schema, columns, "doc")["m"].numpy()
+    found = Matches(schema).own(columns, "doc")["m"].numpy()
     pad = VALUES[dtype][0]
     expected = [
         expected_of(op, list(a), list(b), pad) for a, b in zip(left, right, strict=True)
@@ -165,9 +163,9 @@ def test_query_pairs_of_one_tower():
         "history": tf.constant([["a", "b", ""], ["a", "", ""], ["", "", ""]]),
         "favourite": tf.constant(["b", "b", ""]),
     }
-    found = own_matches(schema, columns, "query")
+    found = Matches(schema).own(columns, "query")
     assert found["again"].numpy().tolist() == [1.0, 0.0, 0.0]
-    assert own_matches(schema, columns, "doc") == {}
+    assert Matches(schema).own(columns, "doc") == {}
 
 
 # Texts.
@@ -252,7 +250,7 @@ def test_keys_are_distinct_hashes_and_pads():
         "tags": tf.constant([["B", "b", "c"], ["", "", ""]]),
         "code": tf.constant([[5, 5], [-1, 7]], tf.int64),
     }
-    keys = keys_of(schema, columns, "doc")
+    keys = Matches(schema).keys_of(columns, "doc")
     assert list(keys) == ["tags/folded", "code"]
     tags = keys["tags/folded"].numpy()
     assert tags.dtype == np.int64
@@ -326,7 +324,7 @@ def test_one_hour_of_a_request_against_its_own_column():
         "time": tf.constant([1_700_003_600, 1_700_000_000], tf.int64),
         "last": tf.constant([1_700_000_000, 0], tf.int64),
     }
-    found = own_matches(schema, columns, "query")["since"]
+    found = Matches(schema).own(columns, "query")["since"]
     assert found.numpy().tolist() == [3600.0, 0.0]
 
 
@@ -378,8 +376,164 @@ def test_distance_of_vectors_of_one_tower():
         "front": tf.constant([[1.0, 2.0], [3.0, 0.0], [0.0, 0.0]]),
         "back": tf.constant([[4.0, 6.0], [3.0, 1.0], [1.0, 1.0]]),
     }
-    found = own_matches(schema, columns, "doc")["m"]
+    found = Matches(schema).own(columns, "doc")["m"]
     assert found.numpy().tolist() == [5.0, 1.0, 0.0]
+
+
+def test_inner_product_of_a_profile_and_topics():
+    schema = schema_of(
+        Dense("profile", "query", size=2), Dense("topics", "doc", size=2),
+        Match("m", "profile", "topics", "dot"),
+        Match("n", "topics", "profile", "dot", log1p=True),
+    )  # fmt: skip
+    found = cross(
+        schema,
+        {"profile": [[1.0, 2.0], [0.0, 0.0]]},
+        {"topics": [[[3.0, 4.0], [-2.0, 0.5], [0.0, 0.0]], [[3.0, 4.0]] * 3]},
+    )
+    # 3 + 8 and -2 + 1.
+    assert found["m"].tolist() == [[11.0, -1.0, 0.0], [0.0, 0.0, 0.0]]
+    compressed = [math.log(12), -math.log(2), 0.0]
+    np.testing.assert_allclose(found["n"][0], compressed, rtol=1e-6)
+
+
+def test_inner_product_of_an_author_and_the_document():
+    schema = schema_of(
+        Dense("author", "doc", size=2), Dense("topics", "doc", size=2),
+        Match("m", "author", "topics", "dot", owner="doc"),
+    )  # fmt: skip
+    columns = {
+        "author": tf.constant([[1.0, 2.0], [3.0, 0.0], [0.0, 0.0]]),
+        "topics": tf.constant([[3.0, 4.0], [2.0, 7.0], [1.0, 1.0]]),
+    }
+    found = Matches(schema).own(columns, "doc")["m"]
+    assert found.numpy().tolist() == [11.0, 6.0, 0.0]
+
+
+# What a search has: entities, categories, names, the user, places.
+
+
+def test_entities_categories_and_the_user():
+    schema = schema_of(
+        ids("entities", "query", width=3), ids("mentions", "doc", width=3),
+        ids("intent", "query"), ids("category", "doc"),
+        ids("preferred", "query", width=2),
+        Dense("home", "query", size=2), Dense("shop", "doc", size=2),
+        Match("common", "entities", "mentions", "overlap"),
+        Match("same", "intent", "category", "equal"),
+        Match("liked", "preferred", "category", "contains"),
+        Match("far", "home", "shop", "distance"),
+    )  # fmt: skip
+    query = {
+        "entities": [["rome", "pope", ""]],
+        "intent": ["food"],
+        "preferred": [["travel", "food"]],
+        "home": [[1.0, 2.0]],
+    }
+    doc = {
+        "mentions": [[["pope", "x", "y"], ["rome", "pope", ""], ["", "", ""]]],
+        "category": [["food", "travel", ""]],
+        "shop": [[[4.0, 6.0], [1.0, 2.0], [0.0, 0.0]]],
+    }
+    found = cross(schema, query, doc)
+    assert found["common"].tolist() == [[0.5, 1.0, 0.0]]
+    assert found["same"].tolist() == [[1.0, 0.0, 0.0]]
+    assert found["liked"].tolist() == [[1.0, 1.0, 0.0]]
+    assert found["far"].tolist() == [[5.0, 0.0, 0.0]]
+
+
+def test_the_name_of_an_author():
+    schema = schema_of(
+        text("query", "query"), text("author", "doc"), ids("author_id", "doc"),
+        Match("named", "author", "query", "overlap"),
+        Match("given", "query", "author_id", "contains"),
+    )  # fmt: skip
+    found = cross(
+        schema,
+        {"query": ["poems by Maya ANGELOU", ""]},
+        {
+            "author": [["Maya Angelou", "Angelou", "Maya Lin", ""], ["A", "", "", ""]],
+            "author_id": [["angelou", "maya", "lin", ""], ["", "a", "b", "c"]],
+        },
+    )
+    # The share of the author's name, not of the query.
+    assert found["named"].tolist() == [[1.0, 1.0, 0.5, 0.0], [0.0] * 4]
+    assert found["given"].tolist() == [[1.0, 1.0, 0.0, 0.0], [0.0] * 4]
+
+
+# Sequences of texts, and texts looked for among several.
+
+
+def test_past_searches_are_compared_by_their_words():
+    schema = schema_of(
+        text("query", "query"), text("title", "doc"), ids("brand", "doc"),
+        Sequence("past", shares="query", max_length=3),
+        Match("words", "past", "title", "overlap"),
+        Match("of_title", "title", "past", "overlap"),
+        Match("brand_named", "past", "brand", "contains"),
+    )  # fmt: skip
+    found = cross(
+        schema,
+        {"past": [["Red shoes", "blue SHOES", ""], ["", "", ""]]},
+        {
+            "title": [["Shoes, red and big", "hat"]] * 2,
+            "brand": [["BLUE", "red shoes"]] * 2,
+        },
+    )
+    # {red, shoes, blue}, and {shoes, red, and, big}.
+    np.testing.assert_allclose(found["words"], [[2 / 3, 0], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(found["of_title"], [[2 / 4, 0], [0, 0]], rtol=1e-6)
+    assert found["brand_named"].tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("several", ["sequence", "texts"])
+def test_the_very_query_was_searched_before(several):
+    past = (
+        Sequence("past", shares="query", max_length=2)
+        if several == "sequence"
+        else text("past", "query", max_values=2)
+    )
+    schema = schema_of(
+        text("query", "query"), past, text("title", "doc"),
+        Match("again", "past", "query", "contains", owner="query"),
+        Match("titled", "past", "title", "contains"),
+    )  # fmt: skip
+    columns = {
+        "query": tf.constant(["Red shoes", "red", "", "shoes red"]),
+        "past": tf.constant([["x", "red SHOES"], ["red shoes", ""]] * 2),
+    }
+    found = Matches(schema).own(columns, "query")["again"]
+    # As a whole: "red" alone was not, nor were the words in another order.
+    assert found.numpy().tolist() == [1.0, 0.0, 0.0, 0.0]
+    query = {"past": [["a b", "C"]]}
+    found = cross(schema, query, {"title": [["A B", "a", "c", ""]]})
+    assert found["titled"].tolist() == [[1.0, 0.0, 1.0, 0.0]]
+
+
+def test_texts_are_compared_by_the_tokens_that_they_declare():
+    runs = {"tokenizer": "characters", "ngrams": (2, 2)}
+    schema = schema_of(
+        text("query", "query", **runs),
+        text("title", "doc", **runs),
+        Match("m", "query", "title", "overlap"),
+    )
+    found = cross(
+        schema, {"query": ["连衣裙"]}, {"title": [["衣裙", "裙衣连", "红连衣裙"]]}
+    )
+    assert found["m"].tolist() == [[0.5, 0.0, 1.0]]
+
+
+def test_word_pieces_are_compared_as_words(tmp_path):
+    pieces = tmp_path / "pieces.txt"
+    pieces.write_text("[UNK]\nsho\n##es\n")
+    query = Text(
+        "query", "query", tokenizer="wordpiece", vocabulary=str(pieces), max_tokens=4
+    )
+    schema = schema_of(
+        query, text("title", "doc"), Match("m", "query", "title", "overlap")
+    )
+    found = cross(schema, {"query": ["Red shoes"]}, {"title": [["shoes", "sho es"]]})
+    assert found["m"].tolist() == [[0.5, 0.0]]
 
 
 # Size and shape.
@@ -400,6 +554,7 @@ def every_op() -> tuple[Schema, dict[str, Any], dict[str, Any]]:
         Match("m6", "user_id", "movie_id", "equal"),
         Match("m7", "budget", "price", "log_ratio"),
         Match("m8", "taste", "cover", "distance"),
+        Match("m9", "taste", "cover", "dot"),
     )  # fmt: skip
     return schema, *(
         {
@@ -419,12 +574,12 @@ def test_no_tensor_of_all_pairs_of_values():
 
     @tf.function
     def compute(query, doc):
-        query_keys = keys_of(schema, query, "query")
+        query_keys = Matches(schema).keys_of(query, "query")
         doc_keys = {
             name: tf.reshape(key, [batch, documents, *key.shape[1:]])
-            for name, key in keys_of(schema, doc, "doc").items()
+            for name, key in Matches(schema).keys_of(doc, "doc").items()
         }
-        return cross_matches(schema, query_keys, doc_keys)
+        return Matches(schema).cross(query_keys, doc_keys)
 
     concrete = compute.get_concrete_function(
         {
@@ -445,7 +600,7 @@ def test_no_tensor_of_all_pairs_of_values():
     # The largest side is documents x 48 tags; all pairs with 64 behaviours would be
     # 64 times that.
     assert max(sizes) == batch * documents * 48
-    assert set(concrete.structured_outputs) == {f"m{n}" for n in range(1, 9)}
+    assert set(concrete.structured_outputs) == {f"m{n}" for n in range(1, 10)}
     for output in concrete.structured_outputs.values():
         assert output.shape == [batch, documents]
 
@@ -465,10 +620,12 @@ def test_a_served_number_that_is_not_finite_is_missing(op, bad):
         Dense("taste", "query", size=2),
         Dense("cover", "doc", size=2),
         Match("m", "taste", "cover", "distance"),
+        Match("n", "taste", "cover", "dot"),
     )
     covers = {"cover": [[[1.0, bad], [3.0, 4.0]]]}
     found = cross(vectors, {"taste": [[6.0, 8.0]]}, covers)
     assert found["m"].tolist() == [[0.0, 5.0]]
+    assert found["n"].tolist() == [[0.0, 50.0]]
 
 
 @pytest.mark.parametrize(("batch", "documents"), [(2, 0), (0, 3), (1, 1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import string
 from pathlib import Path
@@ -147,16 +148,16 @@ def refused(call) -> str:
         ),
         (
             lambda: Text("a", "doc", shares="b", buckets=3),
-            "Text 'a': shares='b' brings its own vocabulary; leave out vocabulary and "
-            "buckets",
+            "Text 'a': shares='b' brings its own vocabulary; leave out vocabulary, "
+            "buckets and pretrained",
         ),
         (
             lambda: Text("a", "doc", tokenizer="wordpiece", buckets=3),
-            "Text 'a': tokenizer=\"wordpiece\" needs vocabulary=FILE",
+            "Text 'a': tokenizer='wordpiece' needs vocabulary=FILE",
         ),
         (
             lambda: Text("a", "doc", tokenizer="wordpiece"),
-            "Text 'a': tokenizer=\"wordpiece\" needs vocabulary=FILE",
+            "Text 'a': tokenizer='wordpiece' needs vocabulary=FILE",
         ),
         # What has no effect is refused.
         (
@@ -851,3 +852,124 @@ def test_save_says_which_file_is_gone(tmp_path: Path):
         "city.vocabulary: no file at nowhere/city.txt; run `adapt` (tfrs-prerank "
         "prepare) to make it or correct the path"
     )
+
+
+# Texts.
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"ngrams": (2, 1)}, "ngrams are the shortest and the longest run, from 1"),
+        ({"ngrams": (0, 1)}, "ngrams are the shortest and the longest run, from 1"),
+        (
+            {"tokenizer": "wordpiece", "vocabulary": "v.txt", "ngrams": (1, 2)},
+            "tokenizer='wordpiece' has none; leave ngrams out",
+        ),
+        ({"encoder": "cnn", "widths": ()}, "widths are numbers of tokens"),
+        ({"encoder": "cnn", "widths": (0,)}, "widths are numbers of tokens"),
+        ({"encoder": "cnn", "ngrams": (1, 2)}, "takes runs of one length"),
+        ({"filters": 8}, "filters does nothing with encoder='mean'"),
+        ({"pretrained": "bert"}, "pretrained does nothing with encoder='mean'"),
+        ({"encoder": None, "dimension": 8}, "dimension does nothing with encoder=None"),
+        (
+            {"encoder": None, "tokenizer": "wordpiece"},
+            "tokenizer does nothing with encoder=None",
+        ),
+        (
+            {"encoder": "sentence_bert", "pretrained": "bert"},
+            "reads word pieces; declare tokenizer='wordpiece'",
+        ),
+        (
+            {"encoder": "sentence_bert", "tokenizer": "wordpiece"},
+            "encoder='sentence_bert' needs pretrained=FOLDER",
+        ),
+        *(
+            (
+                {
+                    "encoder": "sentence_bert",
+                    "tokenizer": "wordpiece",
+                    "pretrained": "bert",
+                    **options,
+                },
+                message,
+            )
+            for options, message in [
+                ({"max_tokens": 2}, "max_tokens must be at least 3"),
+                ({"trainable_blocks": -1}, "trainable_blocks is from 0 or 'all'"),
+                (
+                    {"trainable_blocks": 1, "layer_decay": 0.0},
+                    "layer_decay in (0, 1]",
+                ),
+                ({"layer_decay": 0.5}, "layer_decay does nothing with trainable_block"),
+                ({"min_count": 2}, "min_count does nothing with encoder='sentence_be"),
+            ]
+        ),
+    ],
+)
+def test_a_text_checks_itself(declared, message):
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        Text("query", "query", **declared)
+
+
+BERT = {"tokenizer": "wordpiece", "encoder": "sentence_bert"}
+
+
+@pytest.mark.parametrize(
+    ("query", "title", "message"),
+    [
+        (
+            {"ngrams": (1, 2)},
+            {"shares": "query"},
+            "title.ngrams must be that of 'query', (1, 2). Received: (1, 1)",
+        ),
+        (
+            {"encoder": None},
+            {"shares": "query"},
+            "title.shares='query' has encoder=None, so there is nothing to share",
+        ),
+        (
+            {**BERT, "pretrained": "bert"},
+            {"tokenizer": "wordpiece", "shares": "query"},
+            "title and 'query', which it shares, must both have "
+            "encoder='sentence_bert' or neither. Received: 'mean' and 'sentence_bert'",
+        ),
+    ],
+)
+def test_shared_texts_are_checked(query, title, message):
+    features = [
+        Text("query", "query", **query),
+        Categorical("user_id", "query", buckets=3),
+        Text("title", "doc", **title),
+        Categorical("city", "doc", buckets=3),
+    ]
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        Schema(features, [Task("click")])
+
+
+def test_a_saved_schema_has_copies_of_what_is_pretrained(tmp_path):
+    model = tmp_path / "model"
+    (model / "1_Pooling").mkdir(parents=True)
+    for name in ("config.json", "vocab.txt", "model.safetensors", "model.onnx"):
+        (model / name).write_text(name)
+    (model / "1_Pooling" / "config.json").write_text("{}")
+    schema = Schema(
+        [
+            Text("query", "query", **BERT, pretrained=str(model)),
+            Text("title", "doc", **BERT, shares="query", dimension=8),
+        ],
+        [Task("click")],
+    )
+    saved = schema.save(tmp_path / "run")
+    copy = tmp_path / "run" / "pretrained" / "query"
+    assert saved["query"].pretrained == str(copy)
+    found = sorted(str(f.relative_to(copy)) for f in copy.rglob("*") if f.is_file())
+    assert found == [
+        "1_Pooling/config.json", "config.json", "model.safetensors", "vocab.txt",
+    ]  # fmt: skip
+    # Relative to its folder, which may move.
+    (tmp_path / "run").rename(tmp_path / "moved")
+    read = Schema.from_yaml(tmp_path / "moved" / "schema.yaml")
+    assert read["query"].pretrained == str(tmp_path / "moved" / "pretrained" / "query")
+    with pytest.raises(FileNotFoundError, match=r"query.pretrained: no folder at"):
+        saved.save(tmp_path / "again")

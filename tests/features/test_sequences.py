@@ -170,8 +170,9 @@ def test_a_behaviour_of_text_is_the_mean_of_its_tokens() -> None:
     past = [["Red hat", "red", ""], ["", "", ""], ["!!!", "hat", ""]]
     columns = columns_of(query=["red", "", "hat"], past=past)
     output = fields(columns)
-    embeddings = fields.encoders["query"].table.embeddings.numpy()
-    assert fields.encoders["past"].table is fields.encoders["query"].table
+    strings = fields.encoders["query"].strings
+    embeddings = strings.table.embeddings.numpy()
+    assert fields.encoders["past"].table is strings
     red, hat = (
         embeddings[tf.strings.to_hash_bucket_fast(word, 50).numpy() + 1]
         for word in ("red", "hat")
@@ -202,7 +203,7 @@ def test_word_pieces_as_behaviours(tmp_path: Path) -> None:
     )
     feature = Sequence("past", shares="query", max_length=2, encoder="mean")
     fields = fields_of(feature, query)
-    table = fields.encoders["past"].table
+    table = fields.encoders["past"].table.table
     table.embeddings.assign(np.arange(16.0).reshape(4, 4))
     columns = columns_of(query=["un", "un"], past=[["unable", "un"], ["", ""]])
     # Row 1 is un and row 2 ##able: the mean of (row 1 + row 2) / 2 and row 1.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrs_prerank.features.lookups import VocabularyLookup
-from tfrs_prerank.features.tokens import pieces, words
+from tfrs_prerank import Text
+from tfrs_prerank.features.lookups import PieceLookup
+from tfrs_prerank.features.tokens import split, words
 
 
 def tokens(text: str | bytes, max_tokens: int = 12) -> list[str]:
@@ -83,17 +86,69 @@ def test_rows_do_not_depend_on_their_neighbours():
     np.testing.assert_array_equal(together, alone)
 
 
+# Tokens as a feature declares them.
+
+
+def splitted(text: str, **declared: Any) -> list[str]:
+    feature = Text("title", "doc", **declared)
+    row = split(feature, tf.constant([text])).numpy()[0]
+    assert len(row) == feature.token_width
+    return [token.decode() for token in row]
+
+
+@pytest.mark.parametrize(
+    ("declared", "text", "expected"),
+    [
+        ({}, "Red, SHOES 红色", ["red", "shoes", "红"]),
+        (
+            {"tokenizer": "whitespace"},
+            "Red, SHOES\u3000红色",
+            ["red,", "shoes", "红色"],
+        ),
+        ({"tokenizer": "characters"}, "Ab, 红", ["a", "b", "红"]),
+        ({"tokenizer": "wordpiece", "vocabulary": "v"}, "Ab, 红", ["ab", "红", ""]),
+        ({"ngrams": (2, 2)}, "a b c d", ["a b", "b c", ""]),
+        # A shorter text is one run as a whole, but only of the shortest kind.
+        ({"ngrams": (2, 2)}, "a", ["a", "", ""]),
+        ({"ngrams": (1, 2)}, "a", ["a", "", "", "", "", ""]),
+        # The runs are made of the tokens that are kept.
+        (
+            {"ngrams": (1, 3)},
+            "a b c d",
+            ["a", "b", "c", "a b", "b c", "", "a b c", "", ""],
+        ),
+        # Runs of characters do not cross a space; so many of each length are kept.
+        (
+            {"tokenizer": "characters", "ngrams": (2, 2)},
+            "红连衣 ab c",
+            ["红连", "连衣", "ab"],
+        ),
+        (
+            {"tokenizer": "characters", "ngrams": (1, 2)},
+            "红连 c",
+            ["红", "连", "c", "红连", "", ""],
+        ),
+        ({"tokenizer": "characters", "ngrams": (2, 2)}, "", ["", "", ""]),
+    ],
+)
+def test_split(declared, text, expected):
+    assert splitted(text, max_tokens=3, **declared) == expected
+
+
+def test_texts_of_a_megabyte_are_split():
+    text = "ab 红" * 200_000
+    for tokenizer in ("words", "whitespace", "characters"):
+        feature = Text("title", "doc", tokenizer=tokenizer, max_tokens=2)
+        tokens = split(feature, tf.constant([text, "", " " * 1_000_000])).numpy()
+        assert tokens[0].all() and not tokens[1:].any()
+
+
 # Word pieces.
 
 VOCABULARY = ["[UNK]", "un", "##aff", "##able", "red", "红", ",", "色"]
 
 
-def lookup(tmp_path, values) -> VocabularyLookup:
-    path = tmp_path / "pieces.txt"
-    path.write_text("\n".join(values) + "\n", encoding="utf-8")
-    return VocabularyLookup(str(path), "query")
-
-
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -103,55 +158,26 @@ def lookup(tmp_path, values) -> VocabularyLookup:
         # A word that the pieces cannot make is one [UNK], however it begins.
         ("unred", [1]),
         ("red, un", [5, 7, 2]),
-        ("redder", [1]),
-        ("红 red", [6, 5]),
-        # A Chinese or Japanese character is a word, as it is for `words`.
-        ("红色", [6, 8]),
-        ("Red红カun", [5, 6, 1, 2]),
-        (b"un \xff red", [2, 1, 5]),
-        (b"un\xffred", [2, 1, 5]),
-        # Every kind of space and control character splits.
-        ("un\u2028red\x00un\x85red\u3000un\u2029", [2, 5, 2, 5, 2]),
+        ("红色 red", [6, 8, 5]),
+        # Bytes that are no UTF-8 are dropped.
+        (b"un \xff red", [2, 5]),
+        ("un\u2028red\u3000un\u2029", [2, 5, 2]),
         ("un un un un un un un", [2] * 6),
     ],
 )
-def test_pieces(tmp_path, text, expected):
-    rows = pieces(tf.constant([text]), 6, lookup(tmp_path, VOCABULARY))
+def test_pieces(tmp_path, text, expected, fast):
+    path = tmp_path / "pieces.txt"
+    path.write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    lookup = PieceLookup(str(path), "query", fast)
+    assert lookup.rows == 9
+    rows = lookup.pieces(tf.constant([text]), 6)
     assert rows.dtype == tf.int64
     assert rows.numpy().tolist() == [expected + [-1] * (6 - len(expected))]
+    assert lookup.pieces(tf.constant([], tf.string), 4).shape == [0, 4]
 
 
-def test_pieces_without_unk_in_the_vocabulary(tmp_path):
-    rows = pieces(tf.constant(["un other"]), 3, lookup(tmp_path, VOCABULARY[1:]))
-    assert rows.numpy().tolist() == [[1, 0, -1]]
-
-
-def test_pieces_are_traced_once_for_each_vocabulary(tmp_path):
-    """Ragged tensors bring half a megabyte of checks to each copy in a graph."""
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    first = lookup(tmp_path / "a", VOCABULARY)
-    second = lookup(tmp_path / "b", VOCABULARY[1:])
-
-    def nodes_of(*lookups):
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-        def split(texts):
-            return [pieces(texts, 2, one) for one in lookups]
-
-        got = [rows.numpy().tolist() for rows in split(tf.constant(["un red"]))]
-        graph = split.get_concrete_function().graph.as_graph_def()
-        return got, len(graph.node) + sum(
-            len(function.node_def) for function in graph.library.function
-        )
-
-    got, once = nodes_of(first)
-    assert got == [[[2, 5]]]
-    got, often = nodes_of(*[first] * 8)
-    assert got == [[[2, 5]]] * 8
-    assert often < once + 100
-    assert nodes_of(first, second)[0] == [[[2, 5]], [[1, 4]]]
-
-
-def test_pieces_of_no_text(tmp_path):
-    empty = tf.constant([], tf.string)
-    assert pieces(empty, 4, lookup(tmp_path, VOCABULARY)).shape == [0, 4]
+def test_pieces_need_a_row_for_what_they_cannot_make(tmp_path):
+    path = tmp_path / "pieces.txt"
+    path.write_text("un\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"\[UNK\]"):
+        PieceLookup(str(path), "query")

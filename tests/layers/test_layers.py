@@ -17,6 +17,7 @@ _ROWS = [_RNG.normal(size=(3, 6)).astype("float32")]
 _QUERY = _RNG.normal(size=(3, 5)).astype("float32")
 _KEYS = _RNG.normal(size=(3, 4, 6)).astype("float32")
 _MASK = np.array([[True] * 4, [True, False, True, False], [False] * 4])
+_MASK_FIRST = np.array([[True] * 4, [True, True, False, False], [False] * 4])
 _DOCS = _RNG.normal(size=(3, 4, 5)).astype("float32")
 _ATTENTION = [_QUERY, _KEYS, _MASK]
 _GAPS = np.array([[0, 3, 9, -1], [50, -1, 600, -1], [-1] * 4])
@@ -240,6 +241,14 @@ CASES: dict[str, list[tuple[dict[str, Any], list[np.ndarray], list, tuple]]] = {
             [_ROWS[0], _KEYS, _MASK],
             [(24, 4), (4,), (4, 1)],
             (3, 6),
+        ),
+    ],
+    "TextCNN": [
+        (
+            {"widths": [1, 3], "filters": 4, "activation": "tanh"},
+            [_KEYS, _MASK_FIRST],
+            [(1, 6, 4), (4,), (3, 6, 4), (4,)],
+            (3, 8),
         ),
     ],
     "ZeroAttention": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,10 @@ def full_schema(folder: Path) -> Schema:
     users, words = folder / "users.txt", folder / "words.txt"
     users.write_text("ann\nbob\ncara\n", "utf-8")
     words.write_text("space\nwar\nlove\n恋\nlife\n", "utf-8")
+    tokens, statistics = folder / "bm25.txt", folder / "statistics.json"
+    tokens.write_text("war\t3\nlove\t2\nspace\t1\n恋\t1\n", "utf-8")
+    corpus = {"documents": 5, "mean_length": 2.5}
+    statistics.write_text(json.dumps({"words_bm25": corpus}), "utf-8")
     return Schema(
         features=(
             Categorical("user", "query", vocabulary=str(users), id_dropout=0.2),
@@ -102,6 +107,14 @@ def full_schema(folder: Path) -> Schema:
             Match("own_genre", "genres", "origin", "contains", owner="doc"),
             Match("words_title", "words", "title", "overlap", dimension=8),
             Match("title_words", "title", "words", "overlap"),
+            Match(
+                "words_bm25",
+                "words",
+                "title",
+                "bm25",
+                vocabulary=str(tokens),
+                statistics=str(statistics),
+            ),
             Match("liked_genres", "liked", "genres", "overlap"),
             Match("words_genres", "words", "genres", "overlap"),
             Match("seen", "history", "film", "contains"),
@@ -112,6 +125,7 @@ def full_schema(folder: Path) -> Schema:
             Match("price_ratio", "budget", "price", "log_ratio"),
             Match("price_gap", "budget", "price", "distance", log1p=True),
             Match("taste_gap", "taste", "cover", "distance"),
+            Match("taste_cover", "taste", "cover", "dot"),
             Numeric("co_clicks", "cross", log1p=True),
             Categorical("shown", "cross", buckets=5, max_values=2),
             Categorical(
@@ -175,7 +189,7 @@ def full_model(folder: Path) -> PreRanker:
 
     Tracing its training takes half a minute and would move the weights by little.
     """
-    tf.keras.utils.set_random_seed(3)
+    tf.keras.utils.set_random_seed(2)
     model = PreRanker(
         full_schema(folder),
         Tower(

@@ -342,6 +342,7 @@ def test_files_of_a_version(full):
         "fingerprint.pb",
         "variables/variables.index",
         "variables/variables.data-00000-of-00001",
+        "assets/bm25.txt",
         "assets/doc_ids.txt",
         "assets/users.txt",
         "assets/words.txt",

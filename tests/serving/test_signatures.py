@@ -19,7 +19,7 @@ from tests.serving.export_models import (
     small_model,
     small_query,
 )
-from tfrs_prerank.features.match import cross_matches, keys_of
+from tfrs_prerank.features.match import Matches
 from tfrs_prerank.serving.signatures import Signatures
 from tfrs_prerank.serving.table import ServedTable
 
@@ -107,9 +107,9 @@ def test_every_match_of_that_model_has_something_to_say(full):
     }
     doc_keys = {
         name: tf.reshape(key, [20, 7, *key.shape[1:]])
-        for name, key in keys_of(schema, flat, "doc").items()
+        for name, key in Matches(schema).keys_of(flat, "doc").items()
     }
-    values = cross_matches(schema, keys_of(schema, tensors, "query"), doc_keys)
+    values = Matches(schema).cross(Matches(schema).keys_of(tensors, "query"), doc_keys)
     ops = {schema[name].op for name in values}
     assert ops == {
         "overlap",
@@ -118,6 +118,8 @@ def test_every_match_of_that_model_has_something_to_say(full):
         "difference",
         "log_ratio",
         "distance",
+        "dot",
+        "bm25",
     }
     for name, value in values.items():
         assert len(np.unique(value)) > 1, name

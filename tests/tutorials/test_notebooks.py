@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -130,12 +131,32 @@ def check_losses_and_distillation(notebook: nbformat.NotebookNode) -> None:
     assert "as many as without a ranker: True" in text
 
 
+def check_text_and_ids(notebook: nbformat.NotebookNode) -> None:
+    numbers = key_numbers(notebook)
+    text = "\n".join(printed(notebook))
+    assert "牛奶 · 奶巧 · 巧克 · 克力" in text
+    # Ids that share a bucket: 1 - 1/e of as many as there are buckets.
+    assert numbers["1 hashes shared"] == pytest.approx(1 - math.exp(-1), abs=0.01)
+    assert numbers["2 hashes shared"] < 0.001
+    # What leaks is good in training and bad when it is served.
+    leaking, served = numbers["today's training"], numbers["today's day 8"]
+    assert leaking > served + 0.1
+    assert numbers["as of the request day 8"] > served + 0.05
+    assert numbers["day 9, one epoch, warm"] > numbers["day 9, one epoch, anew"] + 0.05
+    assert re.search(r"^  user_id +\d+ rows kept, \d+ new \(new\d+", text, re.M)
+    (answer,) = [t for t in printed(notebook) if t.startswith("POST ")]
+    assert "巧克力牛奶" in answer
+    found = json.loads(answer[answer.index('{"outputs"') :].splitlines()[0])
+    assert found["outputs"]["found"][0][-2:] == [True, False]
+
+
 CHECKS = {
     "01_quickstart": check_quickstart,
     "02_feature_crossing": check_feature_crossing,
     "03_samples_and_bias": check_samples_and_bias,
     "04_losses_and_distillation": check_losses_and_distillation,
     "05_many_objectives": check_many_objectives,
+    "06_text_and_ids": check_text_and_ids,
 }
 """What a notebook must show when it runs on little data, by its name."""
 

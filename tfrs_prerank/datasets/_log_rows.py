@@ -322,7 +322,7 @@ def _lists(
     column = item.column
     if pa.types.is_null(array.type):
         array = array.cast(pa.string())
-    if _is_string(array.type):
+    if is_string(array.type):
         array = array.cast(pa.string())
         # An empty string is no value, not one empty value.
         empty = pc.equal(array, "").fill_null(True)
@@ -365,16 +365,16 @@ def _cast(array: pa.Array, dtype: str, text: bool, where: str) -> pa.Array:
     if types.is_null(kind):
         fits = True
     elif dtype == "text":
-        fits = _is_string(kind) or types.is_integer(kind)
+        fits = is_string(kind) or types.is_integer(kind)
     elif dtype == "string":
-        fits = _is_string(kind)
+        fits = is_string(kind)
     else:
         fits = (
             types.is_integer(kind)
             or types.is_floating(kind)
             or types.is_boolean(kind)
             or types.is_decimal(kind)
-            or (text and _is_string(kind))
+            or (text and is_string(kind))
         )
     wanted = "strings" if dtype in ("string", "text") else f"{dtype} numbers"
     if not fits:
@@ -399,7 +399,7 @@ def _cast(array: pa.Array, dtype: str, text: bool, where: str) -> pa.Array:
 
 def _integers(array: pa.Array) -> pa.Array:
     """Casts to int64, also from 7.0: columns with empty cells are often floats."""
-    if _is_string(array.type):
+    if is_string(array.type):
         try:
             return array.cast(pa.int64())
         except pa.ArrowInvalid:
@@ -412,7 +412,7 @@ def _integers(array: pa.Array) -> pa.Array:
 def _seconds(array: pa.Array, text: bool, where: str) -> pa.Array:
     kind = array.type
     try:
-        if text and _is_string(kind):
+        if text and is_string(kind):
             try:
                 return array.cast(pa.int64())
             except pa.ArrowInvalid:
@@ -449,7 +449,7 @@ def _positions(array: pa.Array, where: str) -> pa.Array:
 
 def _stages(array: pa.Array, text: bool, where: str) -> np.ndarray:
     """Returns codes; -2 for what is neither a name nor a code of a stage."""
-    if _is_string(array.type):
+    if is_string(array.type):
         code_of = {**STAGES, **{str(code): code for code in STAGES.values()}}
         names = np.array(array.fill_null("").to_pylist(), object)
         return np.array([code_of.get(name, -2) for name in names], np.int32)
@@ -457,7 +457,8 @@ def _stages(array: pa.Array, text: bool, where: str) -> np.ndarray:
     return np.where((codes >= 0) & (codes < len(STAGES)), codes, -2).astype(np.int32)
 
 
-def _is_string(kind: pa.DataType) -> bool:
+def is_string(kind: pa.DataType) -> bool:
+    """Says whether an Arrow type is one of strings."""
     types = pa.types
     return bool(
         types.is_string(kind)

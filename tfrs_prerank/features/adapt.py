@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-from collections.abc import Iterable, Mapping
+import functools
+import itertools
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfrs_prerank.features.corpus import (
+    CorpusCounts,
+    document_column,
+    made_for,
+    write_frequencies,
+)
+from tfrs_prerank.features.counting import ValueCounts, most_frequent
 from tfrs_prerank.features.declarations import (
     Categorical,
+    Match,
     Numeric,
     Sequence,
     Text,
 )
 from tfrs_prerank.features.documents import DocumentTable
-from tfrs_prerank.features.schema import Schema, column_of, write_statistics
+from tfrs_prerank.features.schema import (
+    Schema,
+    column_of,
+    text_of,
+    write_statistics,
+)
 
 _TOKENISE_AT_ONCE = 10_000
+_IN_MEMORY = 1_000_000  # distinct values, of all vocabularies together
 
 
 def adapt(
@@ -34,8 +50,13 @@ def adapt(
     `max_vocabulary`. A feature that shares a table adds nothing to it. Static document
     columns are counted once a document, all others once a value in the training
     requests. Values that mean missing are left out of means, deviations and quantiles.
-    Means and deviations are taken after `log1p`; quantiles are numbers of the column's
-    own type.
+    Means and deviations are taken after `log1p`, or of the log rates where there is
+    `per`; quantiles are numbers of the column's own type. Statistics of a BM25 `Match`
+    are those of the texts in its document's column.
+
+    Memory holds the vocabularies, the numbers that statistics are made of and a million
+    distinct values; counts of further ones go to sorted files, in a temporary folder
+    beside the output, until they are merged.
 
     >>> import tempfile
     >>> import numpy as np
@@ -77,32 +98,32 @@ def adapt(
         for f in schema.features
         if isinstance(f, Numeric) and f.needs_statistics and f.statistics is None
     ]
-    counts: dict[str, collections.Counter[Any]] = {
-        feature.name: collections.Counter() for feature in counted
-    }
-    numbers: dict[str, list[np.ndarray]] = {feature.name: [] for feature in measured}
-    static = {f.name for f in (*counted, *measured) if column_of(f).static}
-    for feature in counted:
-        if feature.name in static:
-            counts[feature.name].update(_values_of(documents.columns, feature))
-    for feature in measured:
-        if feature.name in static:
-            numbers[feature.name].append(_floats(documents.columns, feature.name))
-    counted_in_requests = [f for f in counted if f.name not in static]
-    measured_in_requests = [f for f in measured if f.name not in static]
-    if counted_in_requests or measured_in_requests:
-        for request in requests:
-            for feature in counted_in_requests:
-                counts[feature.name].update(_values_of(request, feature))
-            for feature in measured_in_requests:
-                numbers[feature.name].append(_floats(request, feature.name))
-
+    ranked = [
+        f
+        for f in schema.features
+        if isinstance(f, Match)
+        and f.op == "bm25"
+        and (f.vocabulary is None or f.statistics is None)
+    ]
+    if not counted and not measured and not ranked:
+        return schema
     # Everything is computed and checked before the first file is written.
-    vocabularies = {f.name: _vocabulary(f, counts[f.name]) for f in counted}
-    statistics = {f.name: _statistics(f, numbers[f.name]) for f in measured}
-    folder = directory / "vocabularies" if vocabularies else directory
-    if vocabularies or statistics:
-        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=".tmp-counts-", dir=_nearest_folder(directory)
+    ) as runs:
+        data = _Data(schema, counted, measured, ranked, runs)
+        data.read(documents.columns, static=True)
+        if data.reads_requests:
+            for request in requests:
+                data.read(request, static=False)
+        vocabularies = {f.name: _vocabulary(f, data.counts[f.name]) for f in counted}
+        frequencies = {f.name: data.corpora[f.name].frequencies() for f in ranked}
+    statistics = {f.name: _statistics(f, data.numbers) for f in measured}
+    statistics |= {
+        f.name: _corpus_statistics(schema, f, data.corpora[f.name]) for f in ranked
+    }
+    folder = directory / "vocabularies" if vocabularies or frequencies else directory
+    folder.mkdir(parents=True, exist_ok=True)
     features: dict[str, Any] = {f.name: f for f in schema.features}
     for name, values in vocabularies.items():
         path = folder / f"{name}.txt"
@@ -113,16 +134,89 @@ def adapt(
         path = directory / "statistics.json"
         write_statistics(path, statistics)
         for name in statistics:
-            features[name] = dataclasses.replace(features[name], statistics=str(path))
+            files = {"statistics": str(path)}
+            if name in frequencies:
+                tokens = folder / f"{name}.txt"
+                write_frequencies(tokens, frequencies[name])
+                files["vocabulary"] = str(tokens)
+            features[name] = dataclasses.replace(features[name], **files)
     adapted: Schema = dataclasses.replace(schema, features=tuple(features.values()))
     return adapted
+
+
+class _Data:
+    """What vocabularies and statistics are made of.
+
+    Attributes:
+        counts: of the values, by feature.
+        numbers: parts of the numbers, float64, by column.
+        corpora: of BM25 matches, by match.
+        reads_requests: whether the documents table alone does not do.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        counted: list[Any],
+        measured: list[Numeric],
+        ranked: list[Match],
+        runs: str,
+    ) -> None:
+        capacity = _IN_MEMORY // max(len(counted) + len(ranked), 1)
+        self.counts = {
+            feature.name: ValueCounts(
+                runs, capacity, functools.partial(_checked, feature)
+            )
+            for feature in counted
+        }
+        self.numbers: dict[str, list[np.ndarray]] = {
+            name: [] for feature in measured for name in _number_columns(feature)
+        }
+        self._static = {n for n, column in schema.columns().items() if column.static}
+        self._counted = counted
+        self.corpora: dict[str, CorpusCounts] = {}
+        self._corpus_columns: dict[str, Any] = {}
+        for match in ranked:
+            column = document_column(schema, match)
+            text = text_of(schema, column)
+            assert text is not None
+            self.corpora[match.name] = CorpusCounts(text, runs, capacity)
+            self._corpus_columns[match.name] = schema[column]
+        names = [f.name for f in self._corpus_columns.values()]
+        self.reads_requests = not self._static.issuperset(
+            [*self.counts, *self.numbers, *names]
+        )
+
+    def read(self, columns: Mapping[str, Any], static: bool) -> None:
+        """Takes in the columns of the documents, or of a request."""
+        for feature in self._counted:
+            if (feature.name in self._static) == static:
+                self.counts[feature.name].update(_values_of(columns, feature))
+        for name, feature in self._corpus_columns.items():
+            if (feature.name in self._static) == static:
+                self.corpora[name].update(_texts_of(columns, feature))
+        for name, parts in self.numbers.items():
+            if (name in self._static) == static:
+                parts.append(_floats(columns, name))
+
+
+def _nearest_folder(path: Path) -> Path:
+    """Returns the folder at a path, or what is there of those above it."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _number_columns(feature: Numeric) -> list[str]:
+    return [feature.name] if feature.per is None else [feature.name, feature.per]
 
 
 def _lacks_vocabulary(feature: Any) -> bool:
     if not isinstance(feature, Categorical | Text | Sequence):
         return False
     shares = getattr(feature, "shares", None)
-    return feature.vocabulary is None and feature.buckets is None and shares is None
+    if feature.vocabulary or feature.buckets or shares:
+        return False
+    # A text for matches alone has no table, a BERT its own vocabulary.
+    return not isinstance(feature, Text) or feature.encoder in ("mean", "cnn")
 
 
 def _values_of(columns: Mapping[str, Any], feature: Any) -> list[Any]:
@@ -140,8 +234,31 @@ def _values_of(columns: Mapping[str, Any], feature: Any) -> list[Any]:
     return [value for value in flat if value not in ("", b"", -1)]
 
 
-def _checked(value: Any, feature: Any, dtype: str) -> Any:
+def _texts_of(columns: Mapping[str, Any], feature: Any) -> Iterator[list[str]]:
+    """Yields the strings of each document of a column, pads left out."""
+    if feature.owner == "query":
+        yield [_checked(feature, value) for value in _values_of(columns, feature)]
+        return
+    for row in _column(columns, feature.name):
+        values = _values_of({feature.name: row}, feature)
+        yield [_checked(feature, value) for value in values]
+
+
+def _corpus_statistics(
+    schema: Schema, match: Match, counts: CorpusCounts
+) -> dict[str, Any]:
+    found = dataclasses.asdict(counts.statistics())
+    if not found["documents"]:
+        raise ValueError(
+            f"{match.name}: no text of {document_column(schema, match)!r} in the data "
+            "has a token; check the column"
+        )
+    return {**found, **made_for(schema, match)}
+
+
+def _checked(feature: Any, value: Any) -> Any:
     """Returns a value in the declared type, or says what is wrong with it."""
+    dtype = column_of(feature).dtype
     wanted = (str, bytes) if dtype == "string" else (int, np.integer)
     if not isinstance(value, wanted) or isinstance(value, bool):
         raise TypeError(
@@ -149,7 +266,7 @@ def _checked(value: Any, feature: Any, dtype: str) -> Any:
             f"Received: {value!r} of type {type(value).__name__}"
         )
     if not isinstance(value, bytes):
-        return value
+        return value if isinstance(value, str) else int(value)
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
@@ -177,20 +294,15 @@ def _column(columns: Mapping[str, Any], name: str) -> Any:
     return columns[name]
 
 
-def _vocabulary(feature: Any, counts: collections.Counter[Any]) -> list[Any]:
-    raw, counts = counts, collections.Counter()
-    dtype = column_of(feature).dtype
-    for value, count in raw.items():
-        counts[_checked(value, feature, dtype)] += count
+def _vocabulary(feature: Any, counts: ValueCounts) -> list[Any]:
     if isinstance(feature, Text):
         counts = _count_tokens(feature, counts)
-    kept = [value for value, count in counts.items() if count >= feature.min_count]
-    kept.sort(key=lambda value: (-counts[value], value))
-    kept = kept[: feature.max_vocabulary]
+    kept = most_frequent(counts.items(), feature.min_count, feature.max_vocabulary)
     if not kept:
         raise ValueError(
             f"{feature.name}: no value was seen {feature.min_count} times in "
-            f"{len(counts)} distinct ones; lower min_count or check the column"
+            f"{sum(1 for _ in counts.items())} distinct ones; lower min_count or check "
+            "the column"
         )
     for value in kept:
         if isinstance(value, str) and ("\n" in value or "\r" in value):
@@ -198,32 +310,32 @@ def _vocabulary(feature: Any, counts: collections.Counter[Any]) -> list[Any]:
     return kept
 
 
-def _count_tokens(
-    feature: Text, texts: collections.Counter[str]
-) -> collections.Counter[str]:
+def _count_tokens(feature: Text, texts: ValueCounts) -> ValueCounts:
     import tensorflow as tf
 
-    from tfrs_prerank.features.tokens import words
+    from tfrs_prerank.features.tokens import split
 
-    tokens: collections.Counter[str] = collections.Counter()
-    distinct = list(texts)
-    for start in range(0, len(distinct), _TOKENISE_AT_ONCE):
-        chunk = distinct[start : start + _TOKENISE_AT_ONCE]
-        rows = words(tf.constant(chunk), feature.max_tokens).numpy()
-        for text, row in zip(chunk, rows, strict=True):
-            for token in row[row != b""]:
-                tokens[token.decode("utf-8")] += texts[text]
+    tokens = ValueCounts(texts.folder, texts.capacity)
+    distinct = texts.items()
+    while chunk := list(itertools.islice(distinct, _TOKENISE_AT_ONCE)):
+        rows = split(feature, tf.constant([text for text, _ in chunk])).numpy()
+        for (_, count), row in zip(chunk, rows, strict=True):
+            tokens.update((token.decode() for token in row[row != b""]), times=count)
     return tokens
 
 
-def _statistics(feature: Numeric, parts: list[np.ndarray]) -> dict[str, Any]:
-    values = np.concatenate(parts) if parts else np.zeros(0)
-    if not np.isfinite(values).all():
-        bad = values[~np.isfinite(values)][0]
-        raise ValueError(
-            f"{feature.name}: {bad} in the training data; replace missing numbers by a "
-            "sentinel and declare it as Numeric(missing=...)"
-        )
+def _statistics(
+    feature: Numeric, numbers: Mapping[str, list[np.ndarray]]
+) -> dict[str, Any]:
+    columns = {
+        name: np.concatenate(numbers[name]) if numbers[name] else np.zeros(0)
+        for name in _number_columns(feature)
+    }
+    for values in columns.values():
+        _check_finite(feature, values)
+    if feature.per is not None:
+        return _rate_statistics(feature, *columns.values())
+    values = columns[feature.name]
     # The model compares in the column's own type, where 0.1 is another number.
     own = np.dtype(feature.dtype)
     if feature.missing is not None:
@@ -239,8 +351,57 @@ def _statistics(feature: Numeric, parts: list[np.ndarray]) -> dict[str, Any]:
         return {"boundaries": boundaries, "buckets": feature.buckets}
     if feature.log1p:
         values = np.sign(values) * np.log1p(np.abs(values))
+    return {**_moments(values), "log1p": feature.log1p}
+
+
+def _rate_statistics(
+    feature: Numeric, counts: np.ndarray, totals: np.ndarray
+) -> dict[str, Any]:
+    """Returns the rate of all counts, and the moments of the smoothed log rates."""
+    if len(counts) != len(totals):
+        raise ValueError(
+            f"{feature.name}: {len(counts)} values in the training data, but "
+            f"{len(totals)} of {feature.per!r}; give as many"
+        )
+    if feature.missing is not None:
+        sentinel = np.float32(feature.missing)
+        known = (counts.astype(np.float32) != sentinel) | (
+            totals.astype(np.float32) != sentinel
+        )
+        counts, totals = counts[known], totals[known]
+    for name, values in ((feature.name, counts), (feature.per, totals)):
+        if (values < 0).any():
+            raise ValueError(
+                f"{name}: {values[values < 0][0]} in the training data; a count is "
+                "from 0, or the sentinel Numeric(missing=...) in both columns"
+            )
+    if not (counts.sum() > 0 and totals.sum() > 0):
+        raise ValueError(
+            f"{feature.name}: the totals are {counts.sum():g} and, of "
+            f"{feature.per!r}, {totals.sum():g} in the training data; a rate needs "
+            "both above 0"
+        )
+    rate = float(counts.sum() / totals.sum())
+    found = {"rate": rate, "per": feature.per}
+    if not feature.standardize:
+        return found
+    logs = np.log1p(counts / (feature.smoothing * rate)) - np.log1p(
+        totals / feature.smoothing
+    )
+    return {**found, **_moments(logs), "smoothing": feature.smoothing}
+
+
+def _check_finite(feature: Numeric, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        bad = values[~np.isfinite(values)][0]
+        raise ValueError(
+            f"{feature.name}: {bad} in the training data; replace missing numbers by a "
+            "sentinel and declare it as Numeric(missing=...)"
+        )
+
+
+def _moments(values: np.ndarray) -> dict[str, float]:
     # A constant column carries nothing; dividing by 1 keeps it finite. The deviation
     # of equal numbers need not be 0: it is 1e-17 for three times 0.1.
     deviation = float(values.std()) if values.min() < values.max() else 1.0
-    mean = float(values.mean())
-    return {"mean": mean, "std": deviation, "log1p": feature.log1p}
+    return {"mean": float(values.mean()), "std": deviation}

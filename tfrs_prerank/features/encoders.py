@@ -7,13 +7,12 @@ model, since features may share them across towers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from tfrs_prerank.distribution import global_sum
 from tfrs_prerank.features.declarations import (
     Categorical,
     Dense,
@@ -22,14 +21,11 @@ from tfrs_prerank.features.declarations import (
     Sequence,
     Text,
 )
-from tfrs_prerank.features.lookups import (
-    UNKNOWN_ROW,
-    is_missing,
-    is_pad,
-    make_lookup,
-)
+from tfrs_prerank.features.lookups import is_missing, is_pad
+from tfrs_prerank.features.pooling import pool
 from tfrs_prerank.features.schema import Schema, read_statistics
-from tfrs_prerank.features.tokens import pieces, words
+from tfrs_prerank.features.strings import StringEncoder, encode_lists
+from tfrs_prerank.features.tables import EmbeddingTable
 from tfrs_prerank.layers import (
     AdditiveAttention,
     BehaviorTransformer,
@@ -37,86 +33,6 @@ from tfrs_prerank.layers import (
     TargetAttention,
     ZeroAttention,
 )
-
-
-class EmbeddingTable(tf.keras.layers.Layer):
-    """An embedding matrix with the lookup from values to its rows.
-
-    Args:
-        feature: the declaration that owns it: `Categorical`, `Text`, `Sequence`, or a
-            `Numeric` with buckets.
-    """
-
-    def __init__(self, feature: Any) -> None:
-        super().__init__(name=f"{feature.name}_table", autocast=False)
-        self.feature = feature
-        self.lookup: Any = None
-        if isinstance(feature, Numeric):
-            self.boundaries = _boundaries(feature)
-            rows = self.boundaries.size + 1
-        else:
-            dtype = "string" if isinstance(feature, Text) else feature.dtype
-            self.lookup = make_lookup(feature, dtype)
-            rows = self.lookup.rows
-        self.embeddings = self.add_weight(
-            name="embeddings",
-            shape=[rows, feature.dimension],
-            initializer=tf.keras.initializers.RandomUniform(-0.05, 0.05),
-            dtype=self.variable_dtype,
-            experimental_autocast=False,
-        )
-        share = getattr(feature, "id_dropout", 0.0)
-        # A generator, whose state a `PreRanker` keeps in its checkpoints.
-        self.id_dropout = (
-            tf.keras.layers.Dropout(share, rng_type="stateful", dtype="float32")
-            if share
-            else None
-        )
-        self.l2 = getattr(feature, "l2", 0.0)
-        self.built = True
-
-    def rows_of(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns the int64 rows of values, some of them dropped in training."""
-        if isinstance(self.feature, Numeric):
-            # Bucketize would round boundaries to float32, where seconds are lost, and
-            # tf.searchsorted cannot take an empty batch, the op under it can.
-            buckets = tf.raw_ops.UpperBound(
-                sorted_inputs=tf.constant(self.boundaries[np.newaxis]),
-                values=tf.cast(values, tf.float64)[tf.newaxis],
-                out_type=tf.int64,
-            )
-            return buckets[0]
-        rows = self.lookup(values)
-        if self.id_dropout is not None:
-            kept = self.id_dropout(tf.ones_like(rows, tf.float32), training=training)
-            rows = tf.where(kept > 0, rows, tf.constant(UNKNOWN_ROW, tf.int64))
-        return rows
-
-    def call(
-        self, rows: tf.Tensor, used: tf.Tensor | None = None, training: bool = False
-    ) -> tf.Tensor:
-        """Looks rows up.
-
-        Args:
-            rows: int64 rows of any shape.
-            used: bool, false for padding that the L2 penalty must not count.
-            training: adds the L2 penalty.
-
-        Returns:
-            Embeddings `rows.shape + [dimension]`.
-        """
-        # tf.gather would return the rows of a table that is cut over parameter servers
-        # in the order of the parts.
-        parts = getattr(self.embeddings, "variables", self.embeddings)
-        embedded = tf.nn.embedding_lookup(parts, rows)
-        if training and self.l2:
-            squares = tf.reduce_sum(tf.square(embedded), axis=-1)
-            weight = (
-                tf.ones_like(squares) if used is None else tf.cast(used, tf.float32)
-            )
-            count = tf.maximum(global_sum(tf.reduce_sum(weight)), 1.0)
-            self.add_loss(self.l2 * tf.reduce_sum(squares * weight) / count)
-        return tf.cast(embedded, self.compute_dtype)
 
 
 class CategoricalEncoder(tf.keras.layers.Layer):
@@ -143,26 +59,24 @@ class CategoricalEncoder(tf.keras.layers.Layer):
 
 
 class TextEncoder(tf.keras.layers.Layer):
-    """The mean of a text's (or several texts') token embeddings.
+    """A text's vector, or the mean of those of several texts.
 
     Args:
         feature: the declaration.
-        table: its embedding table, or the one it shares.
+        strings: what encodes each string.
     """
 
-    def __init__(self, feature: Text, table: EmbeddingTable) -> None:
+    def __init__(self, feature: Text, strings: StringEncoder) -> None:
         super().__init__(name=feature.name, autocast=False)
         self.feature = feature
-        self.table = table
+        self.strings = strings
 
     def call(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns `[rows, dimension]` for strings `[rows]` or `[rows, T]`."""
-        feature = self.feature
-        texts = tf.reshape(values, [-1])
-        rows, used = _tokens(self.table, texts, feature.max_tokens, training)
-        width = feature.max_tokens * feature.max_values
-        rows, used = tf.reshape(rows, [-1, width]), tf.reshape(used, [-1, width])
-        return pool(self.table(rows, used=used, training=training), used, "mean")
+        if values.shape.rank == 1:
+            return self.strings(values, training=training)[0]
+        vectors, real = encode_lists(self.strings, values, training)
+        return pool(vectors, real, "mean")
 
 
 class NumericEncoder(tf.keras.layers.Layer):
@@ -236,6 +150,81 @@ class NumericEncoder(tf.keras.layers.Layer):
             unknown = is_missing(self.numeric, values)[:, tf.newaxis]
             field = tf.where(unknown, tf.cast(self.missing, field.dtype), field)
         return tf.cast(field, self.compute_dtype)
+
+
+class RateEncoder(tf.keras.layers.Layer):
+    """The log of a smoothed rate as `x * w + b`.
+
+    Args:
+        feature: the declaration, with `per`.
+    """
+
+    def __init__(self, feature: Numeric) -> None:
+        super().__init__(name=feature.name, autocast=False)
+        assert feature.per is not None
+        self.feature = feature
+        self.columns = (feature.name, feature.per)
+        statistics = read_statistics(feature)
+        self.rate = statistics["rate"]
+        self.mean, self.std = 0.0, 1.0
+        if feature.standardize:
+            self.mean, self.std = statistics["mean"], statistics["std"]
+        # Kept in float32: a half-precision kernel would round every product.
+        self.kernel, self.bias = (
+            self.add_weight(
+                name,
+                [feature.dimension],
+                initializer=initializer,
+                experimental_autocast=False,
+            )
+            for name, initializer in (("kernel", "glorot_uniform"), ("bias", "zeros"))
+        )
+        self.missing: Any = None
+        if feature.missing is not None:
+            self.missing = self.add_weight(
+                "missing", [feature.dimension], initializer="glorot_uniform"
+            )
+        self.built = True
+
+    def call(
+        self, columns: Mapping[str, tf.Tensor], training: bool = False
+    ) -> tf.Tensor:
+        """Returns `[rows, dimension]` for the two columns of counts, `[rows]` each."""
+        counts = [columns[name] for name in self.columns]
+        wide = [tf.cast(values, tf.float64) for values in counts]
+        unknown = tf.reduce_all(
+            [is_missing(self.feature, values) for values in counts], axis=0
+        )
+        if training:
+            wide = [self._checked(values, unknown) for values in wide]
+        broken = tf.reduce_any(
+            [tf.logical_not(tf.math.is_finite(values)) for values in wide], axis=0
+        )
+        # A count is from 0, also where a client sends something else.
+        nothing = tf.zeros_like(wide[0])
+        some, all_ = (
+            tf.where(unknown | broken, nothing, tf.maximum(values, 0.0))
+            for values in wide
+        )
+        # The log of both over the prior's, which is exactly 0 where both are 0.
+        weight = self.feature.smoothing
+        numbers = tf.math.log1p(some / (weight * self.rate))
+        numbers -= tf.math.log1p(all_ / weight)
+        numbers = tf.cast((numbers - self.mean) / self.std, tf.float32)
+        field = numbers[:, tf.newaxis] * self.kernel + self.bias
+        if self.missing is not None:
+            unknown = (unknown | broken)[:, tf.newaxis]
+            field = tf.where(unknown, tf.cast(self.missing, field.dtype), field)
+        return tf.cast(field, self.compute_dtype)
+
+    def _checked(self, values: tf.Tensor, unknown: tf.Tensor) -> tf.Tensor:
+        """Refuses what is no count; one op, which a graph can hold everywhere."""
+        negative = tf.logical_not(unknown) & (values < 0)
+        return tf.debugging.check_numerics(
+            tf.where(negative, tf.constant(math.nan, values.dtype), values),
+            f"{self.name}: NaN, infinity or a negative count in it or in "
+            f"{self.feature.per}; declare a sentinel as Numeric(missing=...) for both",
+        )
 
 
 class DenseEncoder(tf.keras.layers.Layer):
@@ -318,18 +307,11 @@ class BehaviorEncoder(tf.keras.layers.Layer):
     def _embedded(
         self, values: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        text = self.table.feature
-        if not isinstance(text, Text):
-            used = tf.logical_not(is_pad(values))
-            rows = self.table.rows_of(values, training)
-            return self.table(rows, used=used, training=training), used
-        texts = tf.reshape(values, [-1])
-        rows, used = _tokens(self.table, texts, text.max_tokens, training)
-        means = pool(self.table(rows, used=used, training=training), used, "mean")
-        length = self.feature.max_length
-        # A text without a token says nothing; a pad is one.
-        real = tf.reshape(tf.reduce_any(used, axis=-1), [-1, length])
-        return tf.reshape(means, [-1, length, means.shape[-1]]), real
+        if isinstance(self.table, StringEncoder):
+            return encode_lists(self.table, values, training)
+        used = tf.logical_not(is_pad(values))
+        rows = self.table.rows_of(values, training)
+        return self.table(rows, used=used, training=training), used
 
 
 class SequenceEncoder(tf.keras.layers.Layer):
@@ -381,7 +363,7 @@ class FieldEncoder(tf.keras.layers.Layer):
     def __init__(
         self,
         features: Iterable[Any],
-        tables: Mapping[str, EmbeddingTable],
+        tables: Tables,
         dimension: int,
     ) -> None:
         super().__init__(name="fields", autocast=False)
@@ -426,37 +408,62 @@ class FieldEncoder(tf.keras.layers.Layer):
         encoder = self.encoders[feature.name]
         if isinstance(feature, Sequence):
             field = encoder(columns, context, training=training)
+        elif isinstance(encoder, RateEncoder):
+            field = encoder(columns, training=training)
         else:
             field = encoder(columns[feature.name], training=training)
         projection = self.projections.get(feature.name)
         return field if projection is None else projection(field)
 
 
+Tables = Mapping[str, EmbeddingTable | StringEncoder]
+"""Embedding tables and string encoders, by feature name."""
+
+
 def make_tables(
-    schema: Schema, given: Mapping[str, EmbeddingTable] | None = None
-) -> dict[str, EmbeddingTable]:
-    """Makes the embedding tables of a schema, each once.
+    schema: Schema, given: Tables | None = None
+) -> dict[str, EmbeddingTable | StringEncoder]:
+    """Makes the embedding tables and string encoders of a schema, each once.
 
     Args:
         schema: the declarations.
         given: tables that are there already, by feature name; they are taken.
 
     Returns:
-        Tables by feature name; a feature that shares a table has it under its own name
-        too.
+        Tables by feature name; a feature that shares one has it under its own name too.
+        A `Text` has a string encoder, of its own or another's token embeddings, and so
+        has a `Sequence` of texts.
     """
-    tables = dict(given or {})
-    for feature in schema.features:
-        if _has_table(feature) and feature.name not in tables:
-            tables[feature.name] = EmbeddingTable(feature)
-    for feature in schema.features:
-        shares = getattr(feature, "shares", None)
-        if shares is not None:
-            tables[feature.name] = tables[shares]
+    tables: dict[str, Any] = dict(given or {})
+    # A feature may share the table of one that is declared after it.
+    for feature in sorted(schema.features, key=lambda feature: _shares(feature) != ""):
+        name, shares = feature.name, _shares(feature)
+        if name in tables:
+            continue
+        if isinstance(feature, Text) and feature.encoder is not None:
+            tables[name] = StringEncoder(feature, tables.get(shares))
+        elif shares:
+            tables[name] = tables[shares]
+        elif _has_table(feature):
+            tables[name] = EmbeddingTable(feature)
     return tables
 
 
-def make_encoder(feature: Any, tables: Mapping[str, EmbeddingTable]) -> Any:
+def embedding_tables(tables: Tables) -> list[EmbeddingTable]:
+    """Returns all embedding tables, those within string encoders too, each once.
+
+    Args:
+        tables: from `make_tables`.
+    """
+    found: dict[int, EmbeddingTable] = {}
+    for table in tables.values():
+        own = table.table if isinstance(table, StringEncoder) else table
+        if own is not None:
+            found[id(own)] = own
+    return list(found.values())
+
+
+def make_encoder(feature: Any, tables: Tables) -> Any:
     """Makes the encoder of one feature.
 
     Args:
@@ -474,31 +481,9 @@ def make_encoder(feature: Any, tables: Mapping[str, EmbeddingTable]) -> Any:
         return SequenceEncoder(feature, tables[feature.name])
     if isinstance(feature, Dense):
         return DenseEncoder(feature)
+    if isinstance(feature, Numeric) and feature.per is not None:
+        return RateEncoder(feature)
     return NumericEncoder(feature, tables.get(feature.name))
-
-
-def pool(embedded: tf.Tensor, used: tf.Tensor, pooling: str) -> tf.Tensor:
-    """Pools vectors `[rows, T, D]` over the used ones to `[rows, D]`.
-
-    >>> import tensorflow as tf
-    >>> vectors = tf.constant([[[1.0], [5.0], [9.0]]])
-    >>> used = tf.constant([[True, True, False]])
-    >>> pool(vectors, used, "mean").numpy().tolist()
-    [[3.0]]
-
-    Args:
-        embedded: the vectors.
-        used: bool `[rows, T]`.
-        pooling: `"mean"` or `"sum"`.
-
-    Returns:
-        The pooled vectors; zero where none is used. Summed in float32.
-    """
-    weights = tf.cast(used, tf.float32)
-    total = tf.einsum("rt,rtd->rd", weights, tf.cast(embedded, tf.float32))
-    if pooling == "mean":
-        total /= tf.maximum(tf.reduce_sum(weights, axis=-1, keepdims=True), 1.0)
-    return tf.cast(total, embedded.dtype)
 
 
 def _attention(feature: Sequence) -> Any:
@@ -527,46 +512,18 @@ def _gaps(columns: Mapping[str, tf.Tensor], times: str) -> tf.Tensor:
     return tf.where(known, gaps, tf.constant(-1, tf.int64))
 
 
-def _tokens(
-    table: EmbeddingTable, texts: tf.Tensor, max_tokens: int, training: bool
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the tokens of texts `[R]` as rows of a table, and which are real.
-
-    Args:
-        table: that of a `Text`, which says how texts are split.
-        texts: the texts.
-        max_tokens: tokens kept of each.
-        training: drops ids.
-
-    Returns:
-        int64 and bool, `[R, max_tokens]`.
-    """
-    if table.feature.tokenizer == "wordpiece":
-        rows = pieces(texts, max_tokens, table.lookup)
-        return tf.maximum(rows, 0), rows >= 0
-    tokens = words(texts, max_tokens)
-    return table.rows_of(tokens, training), tf.logical_not(is_pad(tokens))
-
-
 def _has_table(feature: Any) -> bool:
     if isinstance(feature, Numeric):
         return feature.bucketed
-    if isinstance(feature, Categorical):
-        return True
-    return isinstance(feature, Text | Sequence) and feature.shares is None
+    return isinstance(feature, Categorical | Sequence)
 
 
-def _dimension(feature: Any, tables: Mapping[str, EmbeddingTable]) -> int:
+def _dimension(feature: Any, tables: Tables) -> int:
     table = tables.get(feature.name)
-    size: int = feature.dimension if table is None else table.feature.dimension
+    size: int = feature.dimension if table is None else table.size
     return size
 
 
-def _boundaries(feature: Numeric) -> np.ndarray:
-    """Returns float64 boundaries that float32 values can be equal to."""
-    boundaries: Any = feature.boundaries
-    if boundaries is None:
-        boundaries = read_statistics(feature)["boundaries"]
-    if feature.dtype == "float32":
-        boundaries = np.asarray(boundaries, np.float32)
-    return np.asarray(boundaries, np.float64)
+def _shares(feature: Any) -> str:
+    """Returns the name of the feature whose table another uses, `""` for its own."""
+    return getattr(feature, "shares", None) or ""

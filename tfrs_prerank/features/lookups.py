@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrs_prerank.features.declarations import Dense, Numeric
+from tfrs_prerank.features.declarations import Dense, Numeric, Text
 from tfrs_prerank.features.schema import existing_file
+from tfrs_prerank.layers._vocabulary import line_table, read_lines
+from tfrs_prerank.layers._wordpiece import WordPiece
 
 _INTEGER = re.compile(r"-?[0-9]+")
 
@@ -39,68 +40,97 @@ class VocabularyLookup(tf.Module):
         file = existing_file(path, feature, "vocabulary")
         self.rows = 1 + len(read_values(file, feature, dtype))
         self.dtype = tf.dtypes.as_dtype(dtype)
-        whole_line = tf.lookup.TextFileIndex.WHOLE_LINE
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
-        initializer = _FileInitializer(
-            f"{feature}_{dtype}_{content[:16]}",
-            str(file.resolve()),
-            key_dtype=self.dtype,
-            # TensorFlow parses integers from a column only, not from a whole line.
-            key_index=whole_line if self.dtype == tf.string else 0,
-            value_dtype=tf.int64,
-            value_index=tf.lookup.TextFileIndex.LINE_NUMBER,
-        )
-        self.table = tf.lookup.StaticHashTable(initializer, default_value=-1)
+        self.table = line_table(file, f"{feature}_{dtype}", self.dtype)
 
     def __call__(self, values: tf.Tensor) -> tf.Tensor:
         """Returns int64 rows of the same shape."""
         return self.table.lookup(values) + 1
 
 
-class _FileInitializer(tf.lookup.TextFileInitializer):
-    """Fills a table that is shared by the file's content, not by its path.
-
-    TensorFlow names a table by the path. A vocabulary that is collected anew, to the
-    same path and in the same process, would silently keep the old one's rows.
-    """
-
-    def __init__(self, table_name: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._table_name = table_name
-
-    @property
-    def _shared_name(self) -> str:
-        return self._table_name
-
-
 class HashLookup(tf.Module):
-    """Hashes a value to one of `buckets` rows after row 0.
+    """Hashes a value to one of `buckets` rows after row 0, or to several of them.
 
     >>> import tensorflow as tf
     >>> HashLookup(1000, "city")(tf.constant(["rome", ""])).numpy().tolist()
     [403, 0]
+    >>> HashLookup(1000, "city", hashes=2)(tf.constant(["rome"])).numpy().tolist()
+    [[403, 491]]
 
     Args:
         buckets: number of buckets.
         feature: name of the feature.
         dtype: `"string"` or `"int64"`.
+        hashes: number of hash functions; the first is the same for any number.
     """
 
-    def __init__(self, buckets: int, feature: str, dtype: str = "string") -> None:
+    def __init__(
+        self, buckets: int, feature: str, dtype: str = "string", hashes: int = 1
+    ) -> None:
         super().__init__(name=f"{feature}_hash")
         self.rows = 1 + buckets
         self.dtype = tf.dtypes.as_dtype(dtype)
+        self.hashes = hashes
 
     def __call__(self, values: tf.Tensor) -> tf.Tensor:
-        """Returns int64 rows of the same shape; pads go to row 0."""
+        """Returns int64 rows; pads go to row 0.
+
+        They are of the shape of the values, with `[hashes]` behind it where there are
+        several hash functions.
+        """
         missing = is_pad(values)
         if values.dtype != tf.string:
             values = tf.strings.as_string(values)
-        rows = tf.strings.to_hash_bucket_fast(values, self.rows - 1) + 1
-        return tf.where(missing, tf.zeros_like(rows), rows)
+        buckets = self.rows - 1
+        rows = [tf.strings.to_hash_bucket_fast(values, buckets)]
+        rows += [
+            tf.strings.to_hash_bucket_strong(values, buckets, [number, 0])
+            for number in range(1, self.hashes)
+        ]
+        rows = [tf.where(missing, tf.zeros_like(row), row + 1) for row in rows]
+        return rows[0] if self.hashes == 1 else tf.stack(rows, axis=-1)
 
 
-def make_lookup(feature: Any, dtype: str) -> VocabularyLookup | HashLookup:
+class PieceLookup(tf.Module):
+    """Splits texts into word pieces; that of line n in the vocabulary is row n + 1.
+
+    A word that the pieces cannot make is in the row of `[UNK]`.
+
+    Args:
+        path: the vocabulary of a BERT, one piece a line.
+        feature: name of the feature, for errors.
+        fast: see `WordPiece`.
+
+    Raises:
+        FileNotFoundError: the file is gone.
+        ValueError: the file is empty, or holds a piece twice or no `[UNK]`.
+    """
+
+    dtype = tf.string
+
+    def __init__(self, path: str, feature: str, fast: bool = False) -> None:
+        super().__init__(name=f"{feature}_pieces")
+        file = existing_file(path, feature, "vocabulary")
+        self.split = WordPiece(file, fast=fast)
+        self.table = self.split.table
+        self.rows = 1 + self.split.size
+
+    def pieces(self, texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
+        """Splits texts.
+
+        Args:
+            texts: strings `[R]`, UTF-8.
+            max_tokens: pieces kept of each text.
+
+        Returns:
+            Rows of the table, int64 `[R, max_tokens]`, padded with -1.
+        """
+        rows = self.split(texts, max_tokens) + 1
+        return rows.to_tensor(tf.constant(-1, tf.int64), shape=[None, max_tokens])
+
+
+def make_lookup(
+    feature: Any, dtype: str
+) -> VocabularyLookup | HashLookup | PieceLookup:
     """Returns the lookup that a declaration asks for.
 
     Args:
@@ -114,12 +144,16 @@ def make_lookup(feature: Any, dtype: str) -> VocabularyLookup | HashLookup:
         ValueError: neither is set; the vocabulary must be collected first.
     """
     if feature.buckets is not None:
-        return HashLookup(feature.buckets, feature.name, dtype)
+        hashes = getattr(feature, "hashes", 1)
+        return HashLookup(feature.buckets, feature.name, dtype, hashes)
     if feature.vocabulary is None:
         raise ValueError(
             f"{feature.name} has no vocabulary yet; collect it from training data with "
             "`adapt` (tfrs-prerank prepare), or give vocabulary=FILE or buckets=N"
         )
+    if isinstance(feature, Text) and feature.by_pieces:
+        fast = feature.tokenizer == "fast_wordpiece"
+        return PieceLookup(feature.vocabulary, feature.name, fast)
     return VocabularyLookup(feature.vocabulary, feature.name, dtype)
 
 
@@ -172,19 +206,9 @@ def read_values(path: Path, feature: str, dtype: str = "string") -> list[Any]:
             integer (for int64) or there twice.
     """
     where = f"{feature}.vocabulary: {path}"
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 text: {error}") from None
-    # TensorFlow ends lines at a newline, and at one carriage return before it.
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    if text.endswith("\n") or not text:
-        lines.pop()
-    if not lines:
-        raise ValueError(f"{where} is empty")
     # A dict keeps the order of the lines.
     seen: dict[str | int, None] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path, where), 1):
         value: str | int = line
         if dtype == "int64":
             if not _INTEGER.fullmatch(line):

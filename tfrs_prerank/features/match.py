@@ -1,24 +1,44 @@
 """Match features: a request's columns against a document's, inside the graph.
 
 Both sides first become *keys*: distinct int64 hashes for ids and texts, numbers and
-vectors as they are. The keys of documents are what an export stores.
+vectors as they are, for BM25 the weights of tokens too. The keys of documents are what
+an export stores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from tfrs_prerank.features.declarations import Dense, Match, Numeric, Text
-from tfrs_prerank.features.lookups import is_missing, is_pad
-from tfrs_prerank.features.schema import Schema
-from tfrs_prerank.features.tokens import words
+from tfrs_prerank.features.bm25 import (
+    Corpus,
+    query_terms,
+    relevance,
+    term_weights,
+)
+from tfrs_prerank.features.corpus import document_column, query_column
+from tfrs_prerank.features.declarations import Dense, Match, Numeric
+from tfrs_prerank.features.keys import distinct, hashed, is_key, search
+from tfrs_prerank.features.lookups import is_missing
+from tfrs_prerank.features.schema import Schema, text_of
+from tfrs_prerank.features.tokens import split
 
-# 2^62 buckets: a collision among a million values has a chance of about 1e-7.
-_HASHES = 2**62
-_NO_KEY = -1
+
+class _Side(NamedTuple):
+    """One side of a match.
+
+    Attributes:
+        key: what its keys are called.
+        column: the column.
+        folded: whether strings are lower-cased and kept whole.
+    """
+
+    key: str
+    column: str
+    folded: bool
 
 
 def key_columns(schema: Schema, owner: str) -> dict[str, tuple[str, bool]]:
@@ -30,131 +50,198 @@ def key_columns(schema: Schema, owner: str) -> dict[str, tuple[str, bool]]:
 
     Returns:
         For each key its column and whether its strings are lower-cased and kept whole:
-        an id beside a text, a text in `"equal"`.
+        an id beside a text, a text in `"equal"`, one that is looked for among several.
+        The weights of BM25 are not among them.
     """
     needed = {}
-    for match in schema.features:
-        if isinstance(match, Match) and match.owner == "cross":
-            for name, column, folded in _sides(schema, match):
-                is_query = column == "time" or schema[column].owner == "query"
-                if is_query == (owner == "query"):
-                    needed[name] = (column, folded)
+    for match in _matches(schema, "cross"):
+        for side in _sides(schema, match):
+            if match.op == "bm25" and side.column == query_column(schema, match):
+                continue
+            if _owner(schema, side.column) == owner:
+                needed[side.key] = (side.column, side.folded)
     return needed
 
 
-def keys_of(
-    schema: Schema, columns: Mapping[str, tf.Tensor], owner: str
-) -> dict[str, tf.Tensor]:
-    """Computes the keys that the cross matches need of one tower's columns.
+class Matches:
+    """The match features of a schema, with the corpora of its BM25 matches.
+
+    A network has one: the corpora are hash tables, which are read once and are assets
+    of its exports.
 
     Args:
         schema: the declarations.
-        columns: the tower's columns, `[R]` or `[R, T]`.
-        owner: `"query"` or `"doc"`.
 
-    Returns:
-        By key name: int64 `[R, T]` (pad -1), numbers `[R]` or vectors `[R, size]`.
+    Attributes:
+        corpora: the statistics of BM25 matches, by the matches' names.
+
+    Raises:
+        FileNotFoundError: a corpus's file is gone, or `adapt` has not been run.
+        KeyError: the file of statistics does not hold a match.
+        ValueError: a file is not what it must be.
     """
-    return {
-        name: _keys(schema, column, folded, columns[column])
-        for name, (column, folded) in key_columns(schema, owner).items()
-    }
 
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.corpora = {
+            match.name: Corpus(schema, match)
+            for match in schema.features
+            if isinstance(match, Match) and match.op == "bm25"
+        }
 
-def cross_matches(
-    schema: Schema,
-    query_keys: Mapping[str, tf.Tensor],
-    doc_keys: Mapping[str, tf.Tensor],
-) -> dict[str, tf.Tensor]:
-    """Computes the cross tower's match features.
+    def keys_of(
+        self, columns: Mapping[str, tf.Tensor], owner: str
+    ) -> dict[str, tf.Tensor]:
+        """Computes the keys that the cross matches need of one tower's columns.
 
-    Args:
-        schema: the declarations.
-        query_keys: from `keys_of`, `[B]` or `[B, T]`.
-        doc_keys: from `keys_of`, with documents as second dimension: `[B, N]` or
-            `[B, N, T]`.
+        Args:
+            columns: the tower's columns, `[R]` or `[R, T]`.
+            owner: `"query"` or `"doc"`.
 
-    Returns:
-        float32 `[B, N]` by match name.
-    """
-    values = {}
-    for match in schema.owned_by("cross"):
-        if isinstance(match, Match):
-            (left, *_), (right, *_) = _sides(schema, match)
-            left_is_query = left in query_keys
-            query = query_keys[left if left_is_query else right]
-            doc = doc_keys[right if left_is_query else left]
-            values[match.name] = _compare(schema, match, query, doc, left_is_query)
-    return values
+        Returns:
+            By key name: int64 `[R, T]` (pad -1), numbers `[R]`, vectors `[R, size]` or
+            weights of tokens, float32 `[R, T]`.
+        """
+        keys = {
+            name: _keys(self.schema, column, folded, columns[column])
+            for name, (column, folded) in key_columns(self.schema, owner).items()
+        }
+        for match in _matches(self.schema, "cross"):
+            if match.op != "bm25":
+                continue
+            if owner == "query":
+                terms, weights = self._query_terms(match, columns)
+                keys[f"{match.name}/terms"] = terms
+                keys[f"{match.name}/idf"] = weights
+            else:
+                weights = self._term_weights(match, columns)[1]
+                keys[f"{match.name}/weights"] = weights
+        return keys
 
+    def cross(
+        self,
+        query_keys: Mapping[str, tf.Tensor],
+        doc_keys: Mapping[str, tf.Tensor],
+    ) -> dict[str, tf.Tensor]:
+        """Computes the cross tower's match features.
 
-def own_matches(
-    schema: Schema, columns: Mapping[str, tf.Tensor], owner: str
-) -> dict[str, tf.Tensor]:
-    """Computes a tower's matches between two of its own columns.
+        Args:
+            query_keys: from `keys_of`, `[B]` or `[B, T]`.
+            doc_keys: from `keys_of`, with documents as second dimension: `[B, N]` or
+                `[B, N, T]`.
 
-    Args:
-        schema: the declarations.
-        columns: the tower's columns, `[R]` or `[R, T]`.
-        owner: `"query"` or `"doc"`.
+        Returns:
+            float32 `[B, N]` by match name.
+        """
+        values = {}
+        for match in _matches(self.schema, "cross"):
+            left, right = _sides(self.schema, match)
+            if match.op == "bm25":
+                values[match.name] = _compressed(
+                    match,
+                    relevance(
+                        query_keys[f"{match.name}/terms"],
+                        query_keys[f"{match.name}/idf"],
+                        doc_keys[document_column(self.schema, match)],
+                        doc_keys[f"{match.name}/weights"],
+                    ),
+                )
+                continue
+            left_is_query = left.key in query_keys
+            query = query_keys[left.key if left_is_query else right.key]
+            doc = doc_keys[right.key if left_is_query else left.key]
+            values[match.name] = _compare(self.schema, match, query, doc, left_is_query)
+        return values
 
-    Returns:
-        float32 `[R]` by match name.
-    """
-    values = {}
-    for match in schema.owned_by(owner):
-        if isinstance(match, Match):
+    def own(self, columns: Mapping[str, tf.Tensor], owner: str) -> dict[str, tf.Tensor]:
+        """Computes a tower's matches between two of its own columns.
+
+        Args:
+            columns: the tower's columns, `[R]` or `[R, T]`.
+            owner: `"query"` or `"doc"`.
+
+        Returns:
+            float32 `[R]` by match name.
+        """
+        values = {}
+        for match in _matches(self.schema, owner):
+            if match.op == "bm25":
+                terms, idf = self._query_terms(match, columns)
+                keys, weights = self._term_weights(match, columns)
+                pair = relevance(
+                    terms, idf, keys[:, tf.newaxis], weights[:, tf.newaxis]
+                )
+                values[match.name] = _compressed(match, pair[:, 0])
+                continue
             left, right = (
-                _keys(schema, column, folded, columns[column])
-                for _, column, folded in _sides(schema, match)
+                _keys(self.schema, side.column, side.folded, columns[side.column])
+                for side in _sides(self.schema, match)
             )
-            pair = _compare(schema, match, left, right[:, tf.newaxis], True)
+            pair = _compare(self.schema, match, left, right[:, tf.newaxis], True)
             values[match.name] = pair[:, 0]
-    return values
+        return values
+
+    def _query_terms(
+        self, match: Match, columns: Mapping[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what BM25 needs of queries: tokens' keys and weights."""
+        name = query_column(self.schema, match)
+        tokens = _tokens(self.schema, name, columns[name])
+        return query_terms(self.corpora[match.name], tokens, hashed(tokens))
+
+    def _term_weights(
+        self, match: Match, columns: Mapping[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what BM25 needs of documents: distinct tokens' keys and weights."""
+        name = document_column(self.schema, match)
+        tokens = hashed(_tokens(self.schema, name, columns[name]))
+        keys = distinct(tokens)
+        return keys, term_weights(self.corpora[match.name], match, tokens, keys)
 
 
-def _sides(schema: Schema, match: Match) -> list[tuple[str, str, bool]]:
-    """Returns (key name, column, lower-case strings?) of the left and right side."""
-    texts = [
-        side != "time" and isinstance(schema[side], Text)
-        for side in (match.left, match.right)
-    ]
-    sides = []
-    for side, is_text in zip((match.left, match.right), texts, strict=True):
-        # Equal texts are equal as a whole, so they stay in one piece.
-        folded = any(texts) and (match.op == "equal" or not is_text)
-        sides.append((f"{side}/folded" if folded else side, side, folded))
-    return sides
+def _matches(schema: Schema, owner: str) -> Iterator[Match]:
+    return (f for f in schema.owned_by(owner) if isinstance(f, Match))
+
+
+def _owner(schema: Schema, column: str) -> str:
+    owner: str = "query" if column == "time" else schema[column].owner
+    return owner
+
+
+def _sides(schema: Schema, match: Match) -> tuple[_Side, _Side]:
+    """Returns the left and the right side."""
+    columns = (match.left, match.right)
+    texts = [text_of(schema, column) is not None for column in columns]
+    # Equal texts are equal as a whole, as is one that was searched before.
+    whole = match.op == "equal" or (match.op == "contains" and all(texts))
+    left, right = (
+        _Side(f"{column}/folded" if folded else column, column, folded)
+        for column, is_text in zip(columns, texts, strict=True)
+        for folded in [any(texts) and (whole or not is_text)]
+    )
+    return left, right
 
 
 def _keys(schema: Schema, name: str, folded: bool, values: tf.Tensor) -> tf.Tensor:
     feature = None if name == "time" else schema[name]
     if feature is None or isinstance(feature, Numeric | Dense):
         return values
-    if isinstance(feature, Text) and not folded:
-        texts = tf.reshape(values, [-1])
-        tokens = words(texts, feature.max_tokens)
-        width = feature.max_tokens * feature.max_values
-        values = tf.reshape(tokens, [-1, width])
+    if text_of(schema, name) is not None and not folded:
+        values = _tokens(schema, name, values)
     elif values.shape.rank == 1:
         values = values[:, tf.newaxis]
     if values.dtype == tf.string:
-        missing = is_pad(values)
-        if folded:
-            values = tf_text.case_fold_utf8(values)
-        hashes = tf.strings.to_hash_bucket_fast(values, _HASHES)
-        values = tf.where(missing, tf.constant(_NO_KEY, tf.int64), hashes)
-    return _distinct(values)
+        values = hashed(tf_text.case_fold_utf8(values) if folded else values)
+    return distinct(values)
 
 
-def _distinct(keys: tf.Tensor) -> tf.Tensor:
-    """Replaces all but one of each row's equal keys by the pad."""
-    if keys.shape[-1] == 1:
-        return keys
-    keys = tf.sort(keys, axis=-1)
-    again = tf.equal(keys[:, 1:], keys[:, :-1])
-    again = tf.concat([tf.zeros_like(again[:, :1]), again], axis=-1)
-    return tf.where(again, tf.constant(_NO_KEY, keys.dtype), keys)
+def _tokens(schema: Schema, name: str, values: tf.Tensor) -> tf.Tensor:
+    """Returns the tokens of a row's text or texts, `[R, T]`, pads among them."""
+    text = text_of(schema, name)
+    assert text is not None
+    several = 1 if values.shape.rank == 1 else values.shape[1]
+    tokens = split(text, tf.reshape(values, [-1]))
+    return tf.reshape(tokens, [-1, text.token_width * several])
 
 
 def _compare(
@@ -162,53 +249,52 @@ def _compare(
 ) -> tf.Tensor:
     """Compares query keys `[B, ...]` with doc keys `[B, N, ...]`: float32 `[B, N]`."""
     if match.op in ("overlap", "equal", "contains"):
-        value = _compare_ids(match, query, doc, left_is_query)
-    elif match.op == "distance" and query.shape.rank == 2:
-        gap = query[:, tf.newaxis, :] - doc
-        square = tf.reduce_sum(tf.square(gap), axis=-1)
-        # The root's gradient at 0 is infinite, and no input of it is trained.
-        value = tf.sqrt(square)
-        names = (
-            (match.left, match.right) if left_is_query else (match.right, match.left)
-        )
-        known = _known(schema, names[0], query)[:, tf.newaxis]
-        known &= _known(schema, names[1], doc)
-        value = tf.where(known, value, tf.zeros_like(value))
+        value = _common(query, doc)
+        if match.op == "overlap":
+            size = _size(query)[:, tf.newaxis] if left_is_query else _size(doc)
+            value /= tf.maximum(size, 1.0)
+    elif match.op == "dot" or (match.op == "distance" and query.shape.rank == 2):
+        value = _compare_vectors(schema, match, query, doc, left_is_query)
     else:
         value = _compare_numbers(schema, match, query, doc, left_is_query)
-    if match.log1p:
-        value = tf.sign(value) * tf.math.log1p(tf.abs(value))
-    return value
+    return _compressed(match, value)
 
 
-def _compare_ids(
-    match: Match, query: tf.Tensor, doc: tf.Tensor, left_is_query: bool
-) -> tf.Tensor:
-    if match.op == "overlap":
-        common = tf.reduce_sum(tf.cast(_members(doc, query), tf.float32), axis=-1)
-        size = _size(query)[:, tf.newaxis] if left_is_query else _size(doc)
-        return common / tf.maximum(size, 1.0)
-    if match.op == "contains" and not left_is_query:
-        one = query[:, tf.newaxis, :]
-        hit = tf.reduce_any(tf.equal(doc, one), axis=-1)
-        return tf.cast(hit & tf.not_equal(query, _NO_KEY), tf.float32)
-    return tf.cast(_members(doc, query)[:, :, 0], tf.float32)
+def _compressed(match: Match, value: tf.Tensor) -> tf.Tensor:
+    return tf.sign(value) * tf.math.log1p(tf.abs(value)) if match.log1p else value
 
 
-def _members(values: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-    """Says which values `[B, N, T]` are among the keys `[B, S]` of their row."""
-    keys = tf.sort(keys, axis=-1)
-    shape = tf.shape(values)
-    flat = tf.reshape(values, [shape[0], shape[1] * shape[2]])
-    # tf.searchsorted cannot take an empty list of documents, the op under it can.
-    place = tf.raw_ops.LowerBound(sorted_inputs=keys, values=flat)
-    place = tf.minimum(place, tf.shape(keys)[1] - 1)
-    found = tf.equal(tf.gather(keys, place, batch_dims=1), flat)
-    return tf.reshape(found & tf.not_equal(flat, _NO_KEY), shape)
+def _common(query: tf.Tensor, doc: tf.Tensor) -> tf.Tensor:
+    """Counts the keys that `[B, S]` and `[B, N, T]` have in common, `[B, N]`."""
+    batch, count = tf.unstack(tf.shape(doc)[:2])
+    # The side with fewer places is searched in the other.
+    if query.shape[1] > doc.shape[2]:
+        _, found = search(query, tf.reshape(doc, [batch, count * doc.shape[2]]))
+    else:
+        keys = tf.reshape(doc, [batch * count, doc.shape[2]])
+        _, found = search(keys, tf.repeat(query, count, axis=0))
+    width = min(query.shape[1], doc.shape[2])
+    found = tf.reshape(found, [batch, count, width])
+    return tf.reduce_sum(tf.cast(found, tf.float32), axis=-1)
 
 
 def _size(keys: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(tf.cast(tf.not_equal(keys, _NO_KEY), tf.float32), axis=-1)
+    return tf.reduce_sum(tf.cast(is_key(keys), tf.float32), axis=-1)
+
+
+def _compare_vectors(
+    schema: Schema, match: Match, query: tf.Tensor, doc: tf.Tensor, left_is_query: bool
+) -> tf.Tensor:
+    if match.op == "dot":
+        value = tf.linalg.matvec(doc, query)
+    else:
+        gap = query[:, tf.newaxis, :] - doc
+        # The root's gradient at 0 is infinite, and no input of it is trained.
+        value = tf.sqrt(tf.reduce_sum(tf.square(gap), axis=-1))
+    names = (match.left, match.right) if left_is_query else (match.right, match.left)
+    known = _known(schema, names[0], query)[:, tf.newaxis]
+    known &= _known(schema, names[1], doc)
+    return tf.where(known, value, tf.zeros_like(value))
 
 
 def _compare_numbers(

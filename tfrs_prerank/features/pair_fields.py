@@ -10,8 +10,8 @@ import tensorflow as tf
 from tfrs_prerank.features.declarations import Sequence
 from tfrs_prerank.features.encoders import (
     BehaviorEncoder,
-    EmbeddingTable,
     FieldEncoder,
+    Tables,
 )
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.layers import TargetAttention, ZeroAttention
@@ -50,7 +50,7 @@ class PairFields(tf.keras.layers.Layer):
 
     Args:
         schema: the features, all of which are read.
-        tables: embedding tables by feature name.
+        tables: from `make_tables`.
         dimension: size D of a field; a feature of another size is projected to it.
         attention: see `Ranker`.
     """
@@ -58,7 +58,7 @@ class PairFields(tf.keras.layers.Layer):
     def __init__(
         self,
         schema: Schema,
-        tables: Mapping[str, EmbeddingTable],
+        tables: Tables,
         dimension: int,
         attention: PairAttention,
     ) -> None:
@@ -81,7 +81,7 @@ class PairFields(tf.keras.layers.Layer):
                 dimension, use_bias=False, name=f"{f.name}_projection"
             )
             for f in histories
-            if tables[f.name].feature.dimension != dimension
+            if tables[f.name].size != dimension
         }
 
     @property

@@ -104,6 +104,8 @@ class Schema:
                 self._check_shares(feature)
             if isinstance(feature, Match):
                 self._check_match(feature)
+            if isinstance(feature, Numeric) and feature.per is not None:
+                self._check_rate(feature, feature.per)
             if isinstance(feature, Sequence):
                 self._check_attention(feature)
                 self._check_times(feature)
@@ -127,11 +129,17 @@ class Schema:
         raise KeyError(f"no feature {name!r}; {nearest(name, names)}")
 
     def owned_by(self, owner: str) -> tuple[Any, ...]:
-        """Returns the features that a tower reads, in order, without training-only."""
+        """Returns the features that a tower reads, in order.
+
+        Those that are training-only are not among them, nor are texts for matches
+        alone (`encoder=None`).
+        """
         return tuple(
             feature
             for feature in self.features
-            if feature.owner == owner and not feature.training_only
+            if feature.owner == owner
+            and not feature.training_only
+            and not (isinstance(feature, Text) and feature.encoder is None)
         )
 
     @property
@@ -266,6 +274,12 @@ class Schema:
         statistics: dict[str, Any] = {}
         feature: Any
         for feature in self.features:
+            pretrained = getattr(feature, "pretrained", None)
+            if pretrained is not None:
+                target = directory / "pretrained" / feature.name
+                source = existing_folder(pretrained, feature.name, "pretrained")
+                _copy_pretrained(source, target)
+                feature = dataclasses.replace(feature, pretrained=str(target))
             vocabulary = getattr(feature, "vocabulary", None)
             if vocabulary is not None:
                 target = directory / "vocabularies" / f"{feature.name}.txt"
@@ -274,8 +288,12 @@ class Schema:
                 if source.resolve() != target.resolve():
                     shutil.copyfile(source, target)
                 feature = dataclasses.replace(feature, vocabulary=str(target))
-            elif isinstance(feature, Numeric) and feature.statistics is not None:
-                statistics[feature.name] = read_statistics(feature)
+            if getattr(feature, "statistics", None) is not None:
+                statistics[feature.name] = (
+                    read_statistics(feature)
+                    if isinstance(feature, Numeric)
+                    else stored_statistics(feature)
+                )
                 file = str(directory / "statistics.json")
                 feature = dataclasses.replace(feature, statistics=file)
             features.append(feature)
@@ -290,7 +308,7 @@ class Schema:
         features: list[Any] = []
         feature: Any
         for feature in self.features:
-            for name in ("vocabulary", "statistics"):
+            for name in ("vocabulary", "statistics", "pretrained"):
                 path = getattr(feature, name, None)
                 if path is not None:
                     new = str(change(path))
@@ -331,7 +349,8 @@ class Schema:
     def _check_privileged(self, feature: Any) -> None:
         """Checks that nothing a pre-ranker reads rests on privileged features."""
         if not feature.privileged:
-            names = [getattr(feature, key, None) for key in ("shares", "left", "right")]
+            keys = ("shares", "left", "right", "per")
+            names = [getattr(feature, key, None) for key in keys]
             for other in self.features:
                 if other.name in names and other.privileged:
                     raise ValueError(
@@ -370,6 +389,24 @@ class Schema:
                 f"{sequence.name}.heads must divide the size of its embeddings, "
                 f"{table.dimension}{whose}. Received: heads={sequence.heads}"
             )
+
+    def _check_rate(self, feature: Numeric, per: str) -> None:
+        """Checks that the two columns of a rate come from the same place."""
+        names = [
+            f.name for f in self.features if isinstance(f, Numeric) and f is not feature
+        ]
+        if per not in names:
+            raise ValueError(
+                f"{feature.name}.per names no other Numeric. Received: {per!r}; "
+                f"{nearest(per, names)}"
+            )
+        for key in ("owner", "point_in_time", "training_only", "missing"):
+            own, needed = getattr(feature, key), getattr(self[per], key)
+            if own != needed:
+                raise ValueError(
+                    f"{feature.name}.{key} must be that of {per!r}, {needed!r}. "
+                    f"Received: {own!r}"
+                )
 
     def _check_times(self, sequence: Sequence) -> None:
         """Checks that the column of a sequence's times is a column of its own."""
@@ -410,13 +447,27 @@ class Schema:
                 f"{feature.name}.shares={feature.shares!r} itself shares a table; "
                 f"name {source.shares!r} instead"
             )
-        key = "dtype" if isinstance(feature, Sequence) else "tokenizer"
-        # A sequence that shares the table of a text is one of texts.
-        own, needed = getattr(feature, key), getattr(source, key, "string")
-        if own != needed:
+        if isinstance(source, Text) and source.encoder is None:
             raise ValueError(
-                f"{feature.name}.{key} must be that of {source.name!r}, {needed!r}. "
-                f"Received: {own!r}"
+                f"{feature.name}.shares={feature.shares!r} has encoder=None, so there "
+                "is nothing to share; name a text that is encoded"
+            )
+        is_sequence = isinstance(feature, Sequence)
+        for key in ("dtype",) if is_sequence else ("tokenizer", "ngrams"):
+            # A sequence that shares the table of a text is one of texts.
+            own, needed = getattr(feature, key), getattr(source, key, "string")
+            if own != needed:
+                raise ValueError(
+                    f"{feature.name}.{key} must be that of {source.name!r}, "
+                    f"{needed!r}. Received: {own!r}"
+                )
+        if is_sequence:
+            return
+        if len({f.encoder == "sentence_bert" for f in (feature, source)}) > 1:
+            raise ValueError(
+                f"{feature.name} and {source.name!r}, which it shares, must both have "
+                "encoder='sentence_bert' or neither. Received: "
+                f"{feature.encoder!r} and {source.encoder!r}"
             )
 
     def _check_match(self, match: Match) -> None:
@@ -450,43 +501,61 @@ class Schema:
         return feature
 
     def _check_match_types(self, match: Match, sides: list[Column]) -> None:
+        names = (match.left, match.right)
+        texts = [text_of(self, name) for name in names]
         kinds = []
-        for side, name in zip(sides, (match.left, match.right), strict=True):
+        for side, name, text in zip(sides, names, texts, strict=True):
             feature = None if name == "time" else self[name]
             if feature is None or isinstance(feature, Numeric):
                 kinds.append("number")
             elif isinstance(feature, Dense):
                 kinds.append(f"vector of {feature.size}")
-            elif isinstance(feature, Text):
-                kinds.append("text")
             else:
-                kinds.append(f"{side.dtype} ids")
-        numbers = match.op in ("difference", "log_ratio")
-        vectors = match.op == "distance"
+                kinds.append(f"{side.dtype} ids" if text is None else "text")
         same = kinds[0] == kinds[1] or {"text", "string ids"} == set(kinds)
         is_number, is_vector = kinds[0] == "number", kinds[0].startswith("vector")
-        fits = same and (
-            is_number if numbers else is_vector or is_number if vectors
-            else not (is_number or is_vector)
-        )  # fmt: skip
+        fits = same and {
+            "difference": is_number,
+            "log_ratio": is_number,
+            "distance": is_number or is_vector,
+            "dot": is_vector,
+            "bm25": None not in texts,
+        }.get(match.op, not (is_number or is_vector))
         several = [
             side.length is not None and not kind.startswith("vector")
             for side, kind in zip(sides, kinds, strict=True)
         ]
         many = match.op == "equal" and any(several)
-        # A text is compared by its tokens, which are several.
-        many |= match.op == "contains" and (several[1] or kinds[1] == "text")
+        if match.op == "contains":
+            # A text has several tokens; as a whole it may be one of several texts.
+            among_texts = several[0] and kinds == ["text", "text"]
+            many |= several[1] or (kinds[1] == "text" and not among_texts)
         if not fits or many:
             left, right = (
                 f"{name!r} ({'several ' if many_of_it else ''}{kind})"
-                for name, many_of_it, kind in zip(
-                    (match.left, match.right), several, kinds, strict=True
-                )
+                for name, many_of_it, kind in zip(names, several, kinds, strict=True)
             )
             raise ValueError(
                 f"{match.name}: op={match.op!r} does not fit {left} and {right}; "
                 f"{_WANTED[match.op]}"
             )
+        if match.op in ("overlap", "bm25") and None not in texts:
+            _check_tokens(match, *texts)
+
+
+def _check_tokens(match: Match, left: Any, right: Any) -> None:
+    """Checks that two texts are split in the same way."""
+    if token_form(left) != token_form(right):
+        forms = [
+            f"{tokenizer}, ngrams={ngrams}, of {name!r}"
+            for (tokenizer, ngrams), name in zip(
+                map(token_form, (left, right)), (match.left, match.right), strict=True
+            )
+        ]
+        raise ValueError(
+            f"{match.name} compares tokens, so both texts need the same tokenizer and "
+            f"ngrams. Received: {forms[0]} and {forms[1]}"
+        )
 
 
 _WANTED = {
@@ -496,6 +565,8 @@ _WANTED = {
     "difference": "it subtracts numbers",
     "log_ratio": "it divides numbers",
     "distance": "it compares numbers, or vectors of one size",
+    "dot": "it multiplies vectors of one size",
+    "bm25": "it compares texts",
 }
 
 
@@ -524,12 +595,43 @@ def column_of(feature: Any) -> Column:
     )
 
 
+def text_of(schema: Schema, name: str) -> Text | None:
+    """Returns the `Text` that says how the strings of a column are split.
+
+    Args:
+        schema: the declarations.
+        name: a column, or `time`.
+
+    Returns:
+        The feature itself, or the text that a sequence of texts shares; None for a
+        column of no texts.
+    """
+    feature = None if name == "time" else schema[name]
+    if isinstance(feature, Sequence) and feature.shares is not None:
+        feature = schema[feature.shares]
+    return feature if isinstance(feature, Text) else None
+
+
+def token_form(text: Text) -> tuple[str, tuple[int, int]]:
+    """Returns what the tokens are that a match compares, and the lengths of runs."""
+    return ("words" if text.by_pieces else text.tokenizer), text.ngrams
+
+
 def existing_file(path: str | Path, feature: str, what: str) -> Path:
     """Returns a path if it is a file, else raises FileNotFoundError with the fix."""
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"{feature}.{what}: no file at {path}; run `adapt` (tfrs-prerank prepare) "
             "to make it or correct the path"
+        )
+    return Path(path)
+
+
+def existing_folder(path: str | Path, feature: str, what: str) -> Path:
+    """Returns a path if it is a folder, else raises FileNotFoundError with the fix."""
+    if not Path(path).is_dir():
+        raise FileNotFoundError(
+            f"{feature}.{what}: no folder at {path}; correct the path"
         )
     return Path(path)
 
@@ -541,13 +643,43 @@ def read_statistics(feature: Numeric) -> dict[str, Any]:
         feature: the declaration.
 
     Returns:
-        `mean`, `std`, where there are buckets `boundaries`, and as `log1p` or `buckets`
-        what they were made for. A file by another hand may leave out the last two.
+        `mean` and `std`, `boundaries` or `rate`, and as `log1p`, `buckets`, `per` or
+        `smoothing` what they were made for. A file by another hand may leave those out.
 
     Raises:
         FileNotFoundError: the file is gone, or no data has been seen yet.
         KeyError: the file does not hold this feature.
         ValueError: the file lacks a number, or was made for another declaration.
+    """
+    found = stored_statistics(feature)
+    problems: list[str] = []
+    if feature.needs_statistics:
+        wanted, made_for = _contents_of(feature)
+        problems += [f"hold no {key!r}" for key in wanted if key not in found]
+        for key in made_for:
+            own = getattr(feature, key)
+            if found.get(key, own) != own:
+                problems.append(f"were made for {key}={found[key]}")
+        rate = found.get("rate", 1.0)
+        if feature.per is not None and not 0 < rate < float("inf"):
+            problems.append(f"hold rate={rate}, which is not above 0 and finite")
+    if problems:
+        raise ValueError(
+            f"{feature.name}: statistics at {feature.statistics} {problems[0]}; run "
+            "`adapt` again"
+        )
+    return found
+
+
+def stored_statistics(feature: Numeric | Match) -> dict[str, Any]:
+    """Returns what the file holds of one feature, as it is.
+
+    Args:
+        feature: the declaration.
+
+    Raises:
+        FileNotFoundError: the file is gone, or no data has been seen yet.
+        KeyError: the file does not hold this feature.
     """
     if feature.statistics is None:
         raise FileNotFoundError(
@@ -559,20 +691,30 @@ def read_statistics(feature: Numeric) -> dict[str, Any]:
     if feature.name not in statistics:
         raise KeyError(f"{path} holds no statistics of {feature.name!r}; run `adapt`")
     found: dict[str, Any] = statistics[feature.name]
-    problems: list[str] = []
-    if feature.needs_statistics:
-        is_bucketed = feature.buckets is not None
-        wanted = ("boundaries",) if is_bucketed else ("mean", "std")
-        problems += [f"hold no {key!r}" for key in wanted if key not in found]
-        key = "buckets" if is_bucketed else "log1p"
-        own = getattr(feature, key)
-        if found.get(key, own) != own:
-            problems.append(f"were made for {key}={found[key]}")
-    if problems:
-        raise ValueError(
-            f"{feature.name}: statistics at {path} {problems[0]}; run `adapt` again"
-        )
     return found
+
+
+def _contents_of(feature: Numeric) -> tuple[list[str], list[str]]:
+    """Returns the keys that statistics must hold, and those that they were made for."""
+    if feature.buckets is not None:
+        return ["boundaries"], ["buckets", "per"]
+    moments = ["mean", "std"] if feature.standardize else []
+    if feature.per is not None:
+        return ["rate", *moments], ["per", "smoothing"]
+    return moments, ["log1p", "per"]
+
+
+_PRETRAINED = ("*.json", "vocab.txt", "model.safetensors", "*/config.json")
+"""What a pretrained encoder is read from; a folder may hold it in other forms too."""
+
+
+def _copy_pretrained(source: Path, target: Path) -> None:
+    if source.resolve() == target.resolve():
+        return
+    for file in sorted({file for form in _PRETRAINED for file in source.glob(form)}):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 def write_statistics(path: Path, statistics: dict[str, Any]) -> None:

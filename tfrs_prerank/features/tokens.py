@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
+import functools
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from tfrs_prerank.features.lookups import VocabularyLookup
+from tfrs_prerank.features.declarations import Text
 
 _ONE_CHARACTER_WORDS = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
+_SPACES = r"[\p{Z}\p{Cc}]+"
+_SPACES_AND_SIGNS = r"[\p{P}\p{S}\p{Z}\p{Cc}]+"
 
 
 def words(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
@@ -35,65 +37,98 @@ def words(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
     >>> [word.decode() for word in words(tf.constant(["红色shoes"]), 3).numpy()[0]]
     ['红', '色', 'shoes']
     """
-    return _words(texts, max_tokens)
+    return _splitter(max_tokens, "words", (1, 1))(texts)
 
 
-def pieces(texts: tf.Tensor, max_tokens: int, lookup: VocabularyLookup) -> tf.Tensor:
-    """Splits texts into word pieces of a vocabulary.
+def split(feature: Text, texts: tf.Tensor) -> tf.Tensor:
+    """Splits texts into the tokens that a feature declares.
 
-    Cleaned as by `words`, but punctuation and symbols are words of their own, and so
-    are bytes that are not UTF-8.
+    Word pieces are rows of a table and come from `lookups.PieceLookup`; a feature of
+    word pieces is split into words here, as matches compare them.
 
     Args:
+        feature: says how.
         texts: strings `[R]`, UTF-8.
-        max_tokens: pieces kept of each text.
-        lookup: the vocabulary. Words that it cannot make go to the row of `[UNK]`,
-            or to row 0 where `[UNK]` is not in it.
 
     Returns:
-        Rows of the table, int64 `[R, max_tokens]`, padded with -1.
+        Strings `[R, feature.token_width]`, padded with `""`: tokens, and where
+        `feature.ngrams` asks for several lengths, those of one length after the other.
+
+    >>> import tensorflow as tf
+    >>> from tfrs_prerank import Text
+    >>> from tfrs_prerank.features.tokens import split
+    >>> pairs = Text("title", "doc", ngrams=(1, 2), max_tokens=3)
+    >>> split(pairs, tf.constant(["Red shoes"])).numpy().tolist()
+    [[b'red', b'shoes', b'', b'red shoes', b'', b'']]
+    >>> runs = Text("query", "query", tokenizer="characters", ngrams=(2, 2))
+    >>> tokens = split(runs, tf.constant(["红连衣裙 a"])).numpy()[0]
+    >>> [token.decode() for token in tokens if token]
+    ['红连', '连衣', '衣裙', 'a']
     """
-    if lookup not in _PIECES:
-        _PIECES[lookup] = _pieces_of(lookup.table)
-    return _PIECES[lookup](texts, max_tokens)
+    tokenizer = "words" if feature.by_pieces else feature.tokenizer
+    return _splitter(feature.max_tokens, tokenizer, feature.ngrams)(texts)
 
 
-# `_words` and `_pieces_of` make functions of their own in the graph, traced once and
-# called from wherever texts are split: the checks of ragged tensors inside of them take
-# half a megabyte a copy.
-@tf.function(autograph=False, reduce_retracing=True)
-def _words(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
-    texts = _cleaned(texts, r"[\p{P}\p{S}\p{Z}\p{Cc}]+")
+# A function of its own in the graph, traced once and called from wherever texts are
+# split: the checks of ragged tensors inside of it take half a megabyte a copy.
+@functools.cache
+def _splitter(max_tokens: int, tokenizer: str, ngrams: tuple[int, int]) -> Any:
+    """Makes the function that splits strings `[R]` in one way."""
+
+    @tf.function(
+        autograph=False, input_signature=[tf.TensorSpec([None], tf.string, "texts")]
+    )
+    def splitter(texts: tf.Tensor) -> tf.Tensor:
+        return _split(texts, max_tokens, tokenizer, ngrams)
+
+    return splitter
+
+
+def _split(
+    texts: tf.Tensor, max_tokens: int, tokenizer: str, ngrams: tuple[int, int]
+) -> tf.Tensor:
+    spaces = _SPACES if tokenizer == "whitespace" else _SPACES_AND_SIGNS
+    texts = _folded(texts, spaces)
+    if tokenizer == "words":
+        texts = tf.strings.regex_replace(texts, _ONE_CHARACTER_WORDS, r" \0 ")
     tokens = tf_text.WhitespaceTokenizer().tokenize(texts)
-    return _cut(tokens, max_tokens, "")
+    shortest, longest = ngrams
+    if tokenizer != "characters":
+        tokens = tokens[:, :max_tokens]
+        lengths = [
+            _runs(tokens, length, " ", keep_short=length == shortest)
+            for length in range(shortest, longest + 1)
+        ]
+    else:
+        characters = tf.strings.unicode_split(tokens.values, "UTF-8")
+        lengths = [
+            tokens.with_values(
+                _runs(characters, length, "", keep_short=length == shortest)
+            ).merge_dims(1, 2)
+            for length in range(shortest, longest + 1)
+        ]
+    return tf.concat([_cut(runs, max_tokens, "") for runs in lengths], axis=1)
 
 
-_PIECES: weakref.WeakKeyDictionary[VocabularyLookup, Any] = weakref.WeakKeyDictionary()
+def _runs(
+    tokens: tf.RaggedTensor, length: int, joint: str, keep_short: bool
+) -> tf.RaggedTensor:
+    """Joins every `length` tokens in a row; a shorter row is one run, or none."""
+    if length == 1:
+        return tokens
+    return tf.strings.ngrams(
+        tokens, length, separator=joint, preserve_short_sequences=keep_short
+    )
 
 
-def _pieces_of(table: tf.lookup.StaticHashTable) -> Any:
-    @tf.function(autograph=False, reduce_retracing=True)
-    def split(texts: tf.Tensor, max_tokens: int) -> tf.Tensor:
-        tokenizer = tf_text.WordpieceTokenizer(
-            table, unknown_token="[UNK]", token_out_type=tf.int64
-        )
-        texts = _cleaned(texts, r"[\p{Z}\p{Cc}]+")
-        tokens = tf_text.UnicodeScriptTokenizer().tokenize(texts)
-        ids = tokenizer.tokenize(tokens).merge_dims(-2, -1)
-        return _cut(ids + 1, max_tokens, -1)
-
-    return split
-
-
-def _cleaned(texts: tf.Tensor, spaces: str) -> tf.Tensor:
-    """Folds case and sets words of one character apart; `spaces` become spaces."""
+def _folded(texts: tf.Tensor, spaces: str) -> tf.Tensor:
+    """Folds case; `spaces` become spaces."""
     texts = tf.ensure_shape(texts, [None])
     # Every token must be UTF-8: vocabularies are.
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")
     texts = tf_text.case_fold_utf8(texts)
-    # The tokenisers cut a line separator (U+2028) in the middle, so all spaces go here.
-    texts = tf.strings.regex_replace(texts, spaces, " ")
-    return tf.strings.regex_replace(texts, _ONE_CHARACTER_WORDS, r" \0 ")
+    # The tokeniser cuts a line separator (U+2028) in the middle, so all spaces go here.
+    return tf.strings.regex_replace(texts, spaces, " ")
 
 
 def _cut(tokens: tf.RaggedTensor, max_tokens: int, pad: str | int) -> tf.Tensor:

@@ -24,7 +24,9 @@ from tfrs_prerank.layers.mmoe import MMoE as MMoE
 from tfrs_prerank.layers.ple import PLE as PLE
 from tfrs_prerank.layers.senet import SENet as SENet
 from tfrs_prerank.layers.senet_plus import SENetPlus as SENetPlus
+from tfrs_prerank.layers.sentence_bert import SentenceBert as SentenceBert
 from tfrs_prerank.layers.target_attention import TargetAttention as TargetAttention
+from tfrs_prerank.layers.text_cnn import TextCNN as TextCNN
 from tfrs_prerank.layers.zero_attention import ZeroAttention as ZeroAttention
 
 __all__ = [
@@ -44,6 +46,8 @@ __all__ = [
     "MaxSim",
     "SENet",
     "SENetPlus",
+    "SentenceBert",
     "TargetAttention",
+    "TextCNN",
     "ZeroAttention",
 ]

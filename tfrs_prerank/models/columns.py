@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfrs_prerank.declaration import nearest
 from tfrs_prerank.features.declarations import BATCH_COLUMNS
-from tfrs_prerank.features.match import cross_matches, keys_of
+from tfrs_prerank.features.match import Matches
 from tfrs_prerank.features.schema import BATCH_OWN_COLUMNS, Column, Schema
 
 _OF_TASKS = ("label/", "weight/", "teacher/")
@@ -92,7 +92,7 @@ def own_columns(schema: Schema, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.
 
 
 def match_columns(
-    schema: Schema,
+    matches: Matches,
     batch: Mapping[str, tf.Tensor],
     query_columns: Mapping[str, tf.Tensor],
     doc_columns: Mapping[str, tf.Tensor],
@@ -102,10 +102,9 @@ def match_columns(
     rows = {name: flatten_rows(column) for name, column in doc_columns.items()}
     doc_keys = {
         name: tf.reshape(key, tf.concat([shape, tf.shape(key)[1:]], axis=0))
-        for name, key in keys_of(schema, rows, "doc").items()
+        for name, key in matches.keys_of(rows, "doc").items()
     }
-    query_keys = keys_of(schema, query_columns, "query")
-    return cross_matches(schema, query_keys, doc_keys)
+    return matches.cross(matches.keys_of(query_columns, "query"), doc_keys)
 
 
 def bias_columns(

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfrs_prerank.features.encoders import make_tables
-from tfrs_prerank.features.match import own_matches
+from tfrs_prerank.features.match import Matches
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.models.columns import (
     bias_columns,
@@ -62,6 +62,7 @@ class Network(tf.keras.layers.Layer):
         self._privileged = privileged.difference(schema.columns())
         self.distinct_documents = distinct_documents
         self.tables = make_tables(schema)
+        self.matches = Matches(schema)
         names, tasks = schema.task_names, len(schema.tasks)
         of = ("tasks",) if scorer.shares_vectors else names
         self.query_tower = self._tower(query_tower, "query", of, query_tower.output)
@@ -110,7 +111,7 @@ class Network(tf.keras.layers.Layer):
         cross = None
         if self.cross_tower is not None:
             cross = columns_of(self.schema, batch, "cross")
-            cross |= match_columns(self.schema, batch, query_columns, doc_columns)
+            cross |= match_columns(self.matches, batch, query_columns, doc_columns)
             cross = pack(cross, index)
         queries = tf.gather(query_vectors, request)
         logits = self.compare(queries, doc_vectors, cross, training)
@@ -136,14 +137,14 @@ class Network(tf.keras.layers.Layer):
         self, columns: Mapping[str, tf.Tensor], training: bool = False
     ) -> tf.Tensor:
         """Encodes query columns to what the scorer keeps of them, `[B, q]`."""
-        columns = {**columns, **own_matches(self.schema, columns, "query")}
+        columns = {**columns, **self.matches.own(columns, "query")}
         return self.scorer.query_side(self._encoded("query", columns, training))
 
     def encode_docs(
         self, columns: Mapping[str, tf.Tensor], training: bool = False
     ) -> tf.Tensor:
         """Encodes document columns `[M, ...]` to what the scorer stores, `[M, p]`."""
-        columns = {**columns, **own_matches(self.schema, columns, "doc")}
+        columns = {**columns, **self.matches.own(columns, "doc")}
         return self.scorer.doc_side(self._encoded("doc", columns, training))
 
     def compare(
@@ -244,11 +245,11 @@ class Network(tf.keras.layers.Layer):
                 columns_of(self.schema, batch, "query"),
                 columns_of(self.schema, batch, "doc"),
             )
-            columns |= match_columns(self.schema, batch, query, doc)
+            columns |= match_columns(self.matches, batch, query, doc)
         if side != "query":
             columns = pack(columns, real_documents(batch["mask"]))
         if side != "cross":
-            columns = {**columns, **own_matches(self.schema, columns, side)}
+            columns = {**columns, **self.matches.own(columns, side)}
         return columns
 
     def _encoded(
@@ -259,12 +260,12 @@ class Network(tf.keras.layers.Layer):
 
     def _build_scorer(self, example: Mapping[str, tf.Tensor]) -> None:
         query = columns_of(self.schema, example, "query")
-        query |= own_matches(self.schema, query, "query")
+        query |= self.matches.own(query, "query")
         doc = {
             n: flatten_rows(c)
             for n, c in columns_of(self.schema, example, "doc").items()
         }
-        doc |= own_matches(self.schema, doc, "doc")
+        doc |= self.matches.own(doc, "doc")
         joins = self.cross_tower is not None and self.scorer.scorer.cross == "concat"
         self.scorer.ensure_built(
             self._encoded("query", query, False),

@@ -112,8 +112,7 @@ class PreRanker(RequestModel):
         if self.ranker is not None:
             taught = self.ranker(batch, training=training)
             # The tables that both share are penalised once.
-            shared = self.network.tables.values()
-            penalties += self.ranker.penalties_apart_from(shared)
+            penalties += self.ranker.penalties_apart_from(self.network.tables)
             own = sums_of(
                 self.objective.of_labels, batch, taught, tasks, training=training
             )

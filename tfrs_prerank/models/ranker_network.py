@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tfrs_prerank.features.encoders import EmbeddingTable, make_tables
-from tfrs_prerank.features.match import own_matches
+from tfrs_prerank.features.encoders import (
+    Tables,
+    embedding_tables,
+    make_tables,
+)
+from tfrs_prerank.features.match import Matches
 from tfrs_prerank.features.pair_fields import PairFields, Pairs
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.models.columns import (
@@ -43,11 +47,12 @@ class RankerNetwork(tf.keras.layers.Layer):
         self,
         schema: Schema,
         config: RankerConfig,
-        tables: Mapping[str, EmbeddingTable] | None = None,
+        tables: Tables | None = None,
     ) -> None:
         super().__init__(name="ranker", autocast=False)
         self.schema = schema
         self.tables = make_tables(schema, tables)
+        self.matches = Matches(schema)
         fields = PairFields(
             schema, self.tables, config.tower.dimension, config.attention
         )
@@ -103,14 +108,13 @@ class RankerNetwork(tf.keras.layers.Layer):
         }
         return {**batch, **logits}
 
-    def penalties_apart_from(self, tables: Iterable[EmbeddingTable]) -> list[tf.Tensor]:
+    def penalties_apart_from(self, tables: Tables) -> list[tf.Tensor]:
         """Returns the penalties of the last call but those of some shared tables."""
-        shared = {id(table) for table in tables}
-        own = {id(table): table for table in self.tables.values()}
+        shared = {id(table) for table in embedding_tables(tables)}
         return [
             loss
-            for key, table in own.items()
-            if key not in shared
+            for table in embedding_tables(self.tables)
+            if id(table) not in shared
             for loss in table.losses
         ]
 
@@ -140,12 +144,12 @@ class RankerNetwork(tf.keras.layers.Layer):
         query = columns_of(schema, batch, "query")
         doc = columns_of(schema, batch, "doc")
         cross = columns_of(schema, batch, "cross")
-        cross |= match_columns(schema, batch, query, doc)
+        cross |= match_columns(self.matches, batch, query, doc)
         packed = pack(doc, index)
         length = tf.shape(batch["mask"], out_type=tf.int64)[1]
         return Pairs(
-            query={**query, **own_matches(schema, query, "query")},
-            doc={**packed, **own_matches(schema, packed, "doc")},
+            query={**query, **self.matches.own(query, "query")},
+            doc={**packed, **self.matches.own(packed, "doc")},
             cross=pack(cross, index),
             request=index // length,
         )

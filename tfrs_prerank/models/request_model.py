@@ -16,7 +16,13 @@ from tfrs_prerank.declaration import ConfigurationError
 from tfrs_prerank.features.schema import Schema
 from tfrs_prerank.models import run_directory
 from tfrs_prerank.models.epochs import EpochCounter, for_keras, leave_out, start_epoch
+from tfrs_prerank.models.given_vectors import (
+    InitializedEmbeddings,
+    initialize_embeddings,
+)
+from tfrs_prerank.models.memory import MemoryReport, memory_report
 from tfrs_prerank.models.trackers import Trackers
+from tfrs_prerank.models.warm_start import WarmStart, warm_start
 from tfrs_prerank.objectives.objective import Objective
 from tfrs_prerank.objectives.terms import Forward
 from tfrs_prerank.objectives.uncertainty import Sums, UncertaintyWeights, fixed_sum
@@ -142,7 +148,7 @@ class RequestModel(tfrs.Model, abc.ABC):
         kept = [
             layer._random_generator._generator
             for layer in network.submodules
-            if isinstance(layer, tf.keras.layers.Dropout)
+            if isinstance(layer, tf.keras.layers.Dropout) and layer.rate
         ]
         for generator in kept:
             # It remembers its seed from here on, whatever is drawn before training.
@@ -185,7 +191,8 @@ class RequestModel(tfrs.Model, abc.ABC):
 
         Raises:
             ConfigurationError: metrics are given for a task that does not exist, or a
-                loss, which is the objective's.
+                loss, which is the objective's; or layers learn at shares of the
+                learning rate, which the optimiser does not know of.
             TypeError: a metric does not read lists, or the optimiser is a legacy one.
         """
         for name, fix in _REFUSED.items():
@@ -202,6 +209,7 @@ class RequestModel(tfrs.Model, abc.ABC):
         )
         if self.uncertainty is not None:
             _leave_undecayed(self.optimizer, self.uncertainty.log_variances)
+        _scale_learning_rates(self)
         # Its slots exist from here on, so that a backup finds what it restores.
         self.optimizer.build(self.trainable_variables)
         self._trackers = Trackers(
@@ -351,6 +359,112 @@ class RequestModel(tfrs.Model, abc.ABC):
         """
         return run_directory.load(cls, directory)
 
+    def warm_start(self, previous: str | Path) -> WarmStart:
+        """Takes over the weights of a previous run, as for a daily retraining.
+
+            model = PreRanker(schema_of_today, ...)
+            model.compile()
+            print(model.warm_start("runs/yesterday"))
+            model.fit(requests_of_today)
+
+        Rows of embedding tables, and what the optimiser keeps of them, go by value:
+        those of a vocabulary by its tokens, new ones keep their initialisation, and
+        row 0, of unknown values, stays row 0. Rows of hash buckets are taken over where
+        buckets and hashes are as they were, those of a number's buckets where their
+        boundaries are. All other weights are taken over where place and shape are the
+        same, and what they read: a tower whose fields are others begins anew, and with
+        other tasks everything but the tables does.
+
+        Of the optimiser, the count of its steps goes on too, and with it a schedule of
+        the learning rate, where it is of the same class. So does the frequency of
+        documents that in-batch terms estimate. Epochs are counted anew; the weights of
+        `Task(fuse=...)` are those of the schema, and means, deviations and boundaries
+        of numbers those of the new statistics.
+
+        Args:
+            previous: a run directory, as `save` wrote it.
+
+        Returns:
+            What was taken over and what was not; print it.
+
+        Raises:
+            FileNotFoundError: it is no run directory, or a file of it is gone.
+            ConfigurationError: it is that of another kind of model, holds NaN or
+                infinity, or nothing of it fits. The model is then as it was.
+        """
+        return warm_start(self, previous)
+
+    def initialize_embeddings(
+        self, feature: str, ids: Any, vectors: Any
+    ) -> InitializedEmbeddings:
+        """Sets embeddings to given vectors, such as those of another domain.
+
+        The vectors are copied as they are, so their length is the caller's choice: the
+        initialiser's own are uniform in [-0.05, 0.05]. One of zeros means missing, and
+        its row stays as it is. Where several of the ids share a
+        hash bucket, it gets the mean of their vectors.
+
+        Args:
+            feature: a feature with an embedding table, or one that shares it.
+            ids: values of the feature, `[n]`, each once; tokens for a text.
+            vectors: `[n, dimension]`, as float32. Longer ones are brought to that size
+                by `datasets.reduce_vectors`.
+
+        Returns:
+            How many rows were set, and which values are left without a vector or are
+            not in the vocabulary.
+
+        Raises:
+            KeyError: there is no such feature.
+            ValueError: the feature has no table of ids or one of several hashes; the
+                vectors are of another size or hold NaN; an id is there twice, is the
+                pad or of another type.
+
+        >>> from tfrs_prerank import Categorical, PreRanker, Schema, Task
+        >>> model = PreRanker(
+        ...     Schema(
+        ...         features=[
+        ...             Categorical("user_id", "query", buckets=100, dimension=2),
+        ...             Categorical("city", "doc", buckets=10, dimension=2),
+        ...         ],
+        ...         tasks=[Task("click")],
+        ...     )
+        ... )
+        >>> print(model.initialize_embeddings("user_id", ["u7"], [[0.1, -0.2]]))
+        user_id: 1 row set
+        """
+        return initialize_embeddings(self, feature, ids, vectors)
+
+    def memory_report(self, documents: int | None = None) -> MemoryReport:
+        """Adds up what the model's variables take, before the first step too.
+
+        Args:
+            documents: number of documents of an export, whose size is told too.
+
+        Returns:
+            Sizes by embedding table and by part; print it.
+
+        Raises:
+            ConfigurationError: documents are given, and the model is a ranker.
+
+        >>> from tfrs_prerank import Categorical, PreRanker, Schema, Task
+        >>> model = PreRanker(
+        ...     Schema(
+        ...         features=[
+        ...             Categorical("user_id", "query", buckets=65_535),
+        ...             Categorical("city", "doc", buckets=10),
+        ...         ],
+        ...         tasks=[Task("click")],
+        ...     )
+        ... )
+        >>> user, city = model.memory_report().tables
+        >>> user.rows, user.size, user.weights == 65_536 * 16 * 4
+        (65536, 16, True)
+        >>> user.slots == 2 * user.weights  # of LazyAdam
+        True
+        """
+        return memory_report(self, documents)
+
     def _scaled(self, loss: tf.Tensor) -> tf.Tensor:
         if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
             return self.optimizer.get_scaled_loss(loss)
@@ -379,6 +493,25 @@ def _one_dict(batch: Any) -> Mapping[str, tf.Tensor]:
             f"Received: a {type(batch).__name__}"
         )
     return batch
+
+
+def _scale_learning_rates(model: RequestModel) -> None:
+    """Hands the shares of the learning rate that layers ask for to the optimiser."""
+    scales = [
+        scale
+        for layer in model.submodules
+        if hasattr(layer, "learning_rate_scales")
+        for scale in layer.learning_rate_scales()
+    ]
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if isinstance(optimizer, LazyAdam):
+        optimizer.scale_learning_rate(scales)
+    elif any(factor != 1 for _, factor in scales):
+        raise ConfigurationError(
+            "optimizer: layer_decay is a share of the learning rate, which LazyAdam "
+            "alone takes; give LazyAdam(), or leave layer_decay out. Received: "
+            f"{type(optimizer).__name__}"
+        )
 
 
 def _leave_undecayed(optimizer: Any, variable: tf.Variable) -> None:

@@ -10,8 +10,9 @@ import tensorflow as tf
 from tfrs_prerank import losses
 from tfrs_prerank.distribution import global_concat
 from tfrs_prerank.features.declarations import STAGES
-from tfrs_prerank.features.encoders import EmbeddingTable
+from tfrs_prerank.features.encoders import Tables
 from tfrs_prerank.features.lookups import is_pad
+from tfrs_prerank.features.tables import EmbeddingTable
 from tfrs_prerank.objectives.dat import adaptive_mimic, category_alignment
 from tfrs_prerank.objectives.in_batch import (
     document_keys,
@@ -83,7 +84,7 @@ def term_sums(
     scorer: tf.keras.layers.Layer | None = None,
     log_q: tf.Tensor | None = None,
     teacher: tf.Tensor | None = None,
-    tables: Mapping[str, EmbeddingTable] | None = None,
+    tables: Tables | None = None,
     training: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the sum of a term's losses and what it must be divided by.
@@ -225,7 +226,7 @@ def _mimic(
     forward: Forward,
     task: int,
     scorer: tf.keras.layers.Layer,
-    tables: Mapping[str, EmbeddingTable] | None,
+    tables: Tables | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     assert tables is not None and term.query is not None and term.doc is not None
     labels = label_of(batch, term.task)

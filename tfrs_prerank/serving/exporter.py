@@ -23,8 +23,10 @@ import tensorflow as tf
 
 import tfrs_prerank
 from tfrs_prerank.declaration import nearest
+from tfrs_prerank.features.bm25 import fingerprint_of
+from tfrs_prerank.features.declarations import Text
 from tfrs_prerank.features.documents import DocumentTable
-from tfrs_prerank.features.lookups import VocabularyLookup, read_values
+from tfrs_prerank.features.lookups import read_values
 from tfrs_prerank.features.schema import existing_file
 from tfrs_prerank.models.prerank import PreRanker
 from tfrs_prerank.progress import track, working
@@ -157,7 +159,11 @@ def export(
         hashes = _write(model, ids, columns, temporary, k, task)
         # The exporter's table is gone before the replay loads its own.
         gc.collect()
-        lint = lint_saved_model(temporary, serving_version=serving_version)
+        lint = lint_saved_model(
+            temporary,
+            serving_version=serving_version,
+            allow_large=_large_constants(model),
+        )
         _write_hashes(temporary, hashes)
         del hashes
         # No more ids than the requests need: `np.resize` copies all that it is given.
@@ -174,6 +180,14 @@ def export(
     lint = dataclasses.replace(lint, directory=str(path))
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Exported(path, version, len(ids), size, lint, latency)
+
+
+def _large_constants(model: PreRanker) -> tuple[str, ...]:
+    """Names the ops whose constants a declaration puts into the graph."""
+    features = model.network.schema.features
+    if any(isinstance(f, Text) and f.tokenizer == "fast_wordpiece" for f in features):
+        return ("FastWordpieceTokenizeWithOffsets",)
+    return ()
 
 
 def versions_of(directory: str | Path) -> list[int]:
@@ -277,23 +291,37 @@ def _check_vocabularies(model: PreRanker) -> None:
     tables = model.network.tables
     for feature in model.network.schema.features:
         path = getattr(feature, "vocabulary", None)
-        if path is None or feature.training_only:
+        if path is None or feature.training_only or feature.name not in tables:
             continue
-        file = existing_file(path, feature.name, "vocabulary")
-        if file.name == _IDS_FILE:
-            raise ValueError(
-                f"{feature.name}.vocabulary: {file} has the name of the export's "
-                "document ids; rename the file"
-            )
-        lookup: VocabularyLookup = tables[feature.name].lookup
-        values = read_values(file, feature.name, lookup.dtype.name)
-        rows = lookup(tf.constant(values, lookup.dtype))
-        if np.array_equal(rows, np.arange(1, lookup.rows)):
-            continue
+        file = _vocabulary_file(feature)
+        # A Fast WordPiece vocabulary is in the graph, not in an asset.
+        for table in tables[feature.name].lookups:
+            values = read_values(file, feature.name, table.key_dtype.name)
+            lines = table.lookup(tf.constant(values, table.key_dtype)).numpy()
+            if len(lines) != table.size() or (lines != np.arange(len(lines))).any():
+                raise _changed(feature, file)
+    for name, corpus in model.network.matches.corpora.items():
+        feature = model.network.schema[name]
+        file = _vocabulary_file(feature)
+        if fingerprint_of(file) != corpus.fingerprint:
+            raise _changed(feature, file)
+
+
+def _vocabulary_file(feature: Any) -> Path:
+    file = existing_file(feature.vocabulary, feature.name, "vocabulary")
+    if file.name == _IDS_FILE:
         raise ValueError(
-            f"{feature.name}.vocabulary: {file} has changed since the model was made; "
-            "bring it back, or load the model from its run directory"
+            f"{feature.name}.vocabulary: {file} has the name of the export's "
+            "document ids; rename the file"
         )
+    return file
+
+
+def _changed(feature: Any, file: Path) -> ValueError:
+    return ValueError(
+        f"{feature.name}.vocabulary: {file} has changed since the model was made; "
+        "bring it back, or load the model from its run directory"
+    )
 
 
 def _write(
@@ -358,12 +386,11 @@ def _check_vectors(vectors: tf.Tensor, ids: np.ndarray) -> None:
 
 def _encoder(model: PreRanker) -> Any:
     network = model.network
-    from tfrs_prerank.features.match import keys_of
 
     @tf.function(autograph=False, reduce_retracing=True)
     def encode(columns: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         vectors = network.encode_docs(columns)
-        return vectors, keys_of(model.network.schema, columns, "doc")
+        return vectors, model.network.matches.keys_of(columns, "doc")
 
     return encode
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrs_prerank.features.lookups import VocabularyLookup
-from tfrs_prerank.features.match import cross_matches, keys_of
 from tfrs_prerank.features.schema import Column, Schema
 from tfrs_prerank.models.columns import flatten_rows
 from tfrs_prerank.models.network import Network
@@ -185,9 +183,8 @@ class Signatures(tf.Module):
         flat = None
         if network.cross_tower is not None:
             columns = {name: inputs[name] for name in self._specs("cross")}
-            query_keys = keys_of(self._schema, query, "query")
-            doc_keys = self.table.keys_of(rows)
-            columns |= cross_matches(self._schema, query_keys, doc_keys)
+            query_keys = network.matches.keys_of(query, "query")
+            columns |= network.matches.cross(query_keys, self.table.keys_of(rows))
             flat = {name: flatten_rows(column) for name, column in columns.items()}
         return network.compare(queries, docs, flat), found
 
@@ -245,10 +242,13 @@ def read_by(network: Network) -> tuple[list[tf.Variable], list[Any]]:
     weights.append(network.fusion.weight)
     names = [f.name for f in _served_features(network.schema)]
     tables = {id(t): t for n, t in network.tables.items() if n in names}
-    lookups = [table.lookup for table in tables.values()]
-    files = [item.table for item in lookups if isinstance(item, VocabularyLookup)]
+    files: dict[int, Any] = {}
+    for table in tables.values():
+        files |= {id(lookup): lookup for lookup in table.lookups}
+    for corpus in network.matches.corpora.values():
+        files[id(corpus)] = corpus.table
     unique = {id(variable): variable for variable in weights}
-    return list(unique.values()), files
+    return list(unique.values()), list(files.values())
 
 
 def _served_features(schema: Schema) -> list[Any]:

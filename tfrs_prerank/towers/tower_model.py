@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from tfrs_prerank import layers
-from tfrs_prerank.features.encoders import EmbeddingTable, FieldEncoder
+from tfrs_prerank.features.encoders import FieldEncoder, Tables
 from tfrs_prerank.layers._batch_normalization import RowBatchNormalization
 from tfrs_prerank.towers.encoded import Encoded
 from tfrs_prerank.towers.experts import Experts
@@ -110,9 +110,7 @@ class TowerModel(tfrs.Model):
         return flat, tf.concat(parts or [hidden], axis=-1), steps
 
 
-def own_fields(
-    tower: Tower, features: Iterable[Any], tables: Mapping[str, EmbeddingTable]
-) -> FieldEncoder:
+def own_fields(tower: Tower, features: Iterable[Any], tables: Tables) -> FieldEncoder:
     """Makes the fields of a tower that reads the features of one owner.
 
     Args:
@@ -146,9 +144,7 @@ class BiasModel(tf.keras.layers.Layer):
         tasks: number of tasks.
     """
 
-    def __init__(
-        self, features: Iterable[Any], tables: Mapping[str, EmbeddingTable], tasks: int
-    ) -> None:
+    def __init__(self, features: Iterable[Any], tables: Tables, tasks: int) -> None:
         super().__init__(name="bias_model", autocast=False)
         self.fields = FieldEncoder(features, tables, tasks)
 
