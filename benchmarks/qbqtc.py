@@ -11,11 +11,11 @@ query is measured once, by models that were trained on the other folds.
 * Three towers: the same two, and a cross tower of matches that the graph computes of
   the raw strings.
 
-A fifth of the queries that are not of the fold choose the epoch and the setting, in
-each fold for itself: every setting is trained with seed 0, the best one with the seeds
-that are reported. The words that have embeddings are those of the training queries'
-titles. The statistics of BM25 are of all titles, for all rows alike: a table of
-documents is known when it is served, and what is graded is not.
+A fifth of the queries that are not of the fold choose the epoch and the loss, in each
+fold for itself: two towers are trained with every loss and seed 0, and the best loss
+serves both models with the seeds that are reported. The words that have embeddings are
+those of the training queries' titles. The statistics of BM25 are of all titles, for all
+rows alike: a table of documents is known when it is served, and what is graded is not.
 
 Every run is one JSON line, with a digest of its setting and of the code it depends on;
 what was interrupted goes on after the last one. The data are looked for in
@@ -65,7 +65,6 @@ TASK = "relevance"
 BM25, BM25_WORDS = "BM25, runs of two characters", "BM25, words"
 TWO, THREE = "two towers, TextCNN", "three towers, TextCNN and matches"
 RANDOM = "random"
-MODELS = (TWO, THREE)
 PAIRS = ((THREE, BM25), (THREE, BM25_WORDS), (THREE, TWO))
 SEED, FOLDS = 2008, 5
 EPOCHS, PATIENCE, BATCH = 15, 4, 32
@@ -113,13 +112,11 @@ class Setting:
     """How a model is made and trained.
 
     Attributes:
-        loss: of the objective.
         rate: LazyAdam's learning rate.
         size: of the embeddings of words; each width has as many filters.
         scale: of the cosine of the vectors at the start.
     """
 
-    loss: Loss
     rate: float
     size: int
     scale: float
@@ -127,16 +124,8 @@ class Setting:
 
 # The cosine of the three towers starts small, so that the matches are learned first:
 # from 550 queries, towers learn titles by heart within a few epochs.
-SETTINGS = {
-    TWO: (
-        Setting("softmax_cross_entropy", 1e-3, 32, 10.0),
-        Setting("lambdarank", 1e-3, 32, 10.0),
-    ),
-    THREE: (
-        Setting("softmax_cross_entropy", 3e-3, 16, 0.1),
-        Setting("lambdarank", 3e-3, 16, 0.1),
-    ),
-}
+SETTINGS = {TWO: Setting(1e-3, 32, 10.0), THREE: Setting(3e-3, 16, 0.1)}
+LOSSES: tuple[Loss, ...] = ("softmax_cross_entropy", "lambdarank")
 CROSS_TOWER = Tower((16,), normalization="batch", dimension=4)
 
 MATCHES = (
@@ -180,21 +169,18 @@ def make_schema(setting: Setting, is_matched: bool) -> Schema:
 
 
 def make_model(
-    setting: Setting,
-    is_matched: bool,
-    queries: Queries,
-    train: np.ndarray,
-    folder: Path,
+    name: str, loss: Loss, queries: Queries, train: np.ndarray, folder: Path
 ) -> PreRanker:
     """Makes a model with the words of the training queries' titles.
 
     Args:
-        setting: how large it is.
-        is_matched: with a cross tower.
+        name: which one.
+        loss: of its objective.
         queries: all queries.
         train: those of training.
         folder: for words and statistics; it must stay as long as the model is used.
     """
+    setting, is_matched = SETTINGS[name], name == THREE
     schema = make_schema(setting, is_matched)
     tower = Tower((), dimension=setting.size, output=setting.size)
     own = make_schema(setting, is_matched=False)
@@ -209,7 +195,7 @@ def make_model(
         tower,
         CROSS_TOWER if is_matched else None,
         scorer=Scorer("cosine", scale=setting.scale),
-        objective=Objective((Term(TASK, setting.loss),)),
+        objective=Objective((Term(TASK, loss),)),
     )
 
 
@@ -285,7 +271,7 @@ def batch_of(queries: Queries, rows: np.ndarray, schema: Schema) -> dict[str, An
 
 def train(
     name: str,
-    setting: Setting,
+    loss: Loss,
     queries: Queries,
     fold: Fold,
     epochs: int,
@@ -296,7 +282,7 @@ def train(
 
     Args:
         name: of the model.
-        setting: how.
+        loss: of its objective.
         queries: all queries.
         fold: which ones train and which choose the epoch.
         epochs: the most epochs.
@@ -306,10 +292,11 @@ def train(
     Returns:
         The scores `[R, L]`, and how it went.
     """
+    measuring.note(f"{name}, {loss}, seed {seed}")
     tf.keras.backend.clear_session()
     tf.keras.utils.set_random_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
-        model = make_model(setting, name == THREE, queries, fold.train, Path(folder))
+        model = make_model(name, loss, queries, fold.train, Path(folder))
         validation = batch_of(queries, fold.validation, model.schema)
         scores = tf.function(
             lambda batch: model(batch)["scores"], reduce_retracing=True
@@ -322,7 +309,7 @@ def train(
             model,
             data.shuffle(len(fold.train), seed).batch(BATCH),
             lambda: float(np.mean(ndcg(queries, fold.validation, scores(validation)))),
-            setting.rate,
+            SETTINGS[name].rate,
             epochs,
             PATIENCE,
         )
@@ -332,21 +319,19 @@ def train(
 
 
 def screen(
-    name: str, setting: Setting, queries: Queries, fold: Fold, epochs: int, seed: int
+    name: str, loss: Loss, queries: Queries, fold: Fold, epochs: int, seed: int
 ) -> Run:
     """Trains a model for its validation alone."""
-    measuring.note(f"{name}, {setting}")
-    return train(name, setting, queries, fold, epochs, seed, fold.validation)[1]
+    return train(name, loss, queries, fold, epochs, seed, fold.validation)[1]
 
 
 def measure(
-    name: str, setting: Setting, queries: Queries, fold: Fold, epochs: int, seed: int
+    name: str, loss: Loss, queries: Queries, fold: Fold, epochs: int, seed: int
 ) -> Run:
     """Trains a model and reads the fold's test queries once."""
-    measuring.note(f"{name}, seed {seed}, {setting}")
-    scores, run = train(name, setting, queries, fold, epochs, seed, fold.test)
+    scores, run = train(name, loss, queries, fold, epochs, seed, fold.test)
     values = ndcg(queries, fold.test, scores)
-    return {**run, "test": [round(float(value), 6) for value in values]}
+    return {**run, "loss": loss, "test": [round(float(value), 6) for value in values]}
 
 
 def main() -> None:
@@ -359,45 +344,40 @@ def main() -> None:
     started = time.perf_counter()
     seeds, epochs = (1, 1) if options.small else (options.seeds, EPOCHS)
     queries = load(data_folder() / "qbqtc", 60 if options.small else None)
-    cut = text_search.folds(len(queries.texts), FOLDS, SEED)
+    cut = text_search.folds(len(queries.texts), 2 if options.small else FOLDS, SEED)
     path = options.results.with_name(f"{options.results.stem}_runs.jsonl")
 
     def run(
-        what: str, seed: int, told: tuple[Any, ...], make: Callable[..., Run]
+        make: Callable[..., Run], what: str, name: str, loss: Loss, fold: int, seed: int
     ) -> Run:
-        name, setting, fold = told
-        make = functools.partial(make, name, setting, queries, cut[fold], epochs, seed)
-        code = digest(queries, epochs, told)
+        make = functools.partial(make, name, loss, queries, cut[fold], epochs, seed)
+        code = digest(queries, epochs, name, loss, fold)
         return kept_runs.find_or_make(path, what, seed, code, make)
 
-    def best_setting(name: str, fold: int) -> Setting:
-        settings = SETTINGS[name][: 1 if options.small else None]
-        if len(settings) == 1:
-            return settings[0]
+    def best_loss(fold: int) -> Loss:
+        losses = LOSSES[-1:] if options.small else LOSSES
         screened = [
-            run(f"{name}, fold {fold}, screened", 0, (name, setting, fold), screen)
-            for setting in settings
+            run(screen, f"fold {fold}, {loss}, screened", TWO, loss, fold, 0)
+            for loss in losses
         ]
         reached = [made["validation"] for made in screened]
-        return settings[reached.index(max(reached))]
+        return losses[reached.index(max(reached))]
 
-    chosen = {(n, f): best_setting(n, f) for n in MODELS for f in range(FOLDS)}
-    runs: dict[str, list[Run]] = {}
+    losses = [best_loss(fold) for fold in range(len(cut))]
     values = fixed_rows(queries)
-    for name in MODELS:
-        runs[name] = []
-        values[name] = np.zeros([seeds, len(queries.texts)])
+    values |= {name: np.zeros([seeds, len(queries.texts)]) for name in SETTINGS}
+    runs: dict[str, list[Run]] = {name: [] for name in SETTINGS}
     for seed in range(seeds):
-        for (name, fold), setting in chosen.items():
-            told = name, setting, fold
-            made = run(f"{name}, fold {fold}", 1 + seed, told, measure)
-            values[name][seed, cut[fold].test] = made["test"]
-            runs[name].append({**made, "setting": setting})
+        for fold, loss in enumerate(losses):
+            for name, made in runs.items():
+                what = f"{name}, fold {fold}"
+                made.append(run(measure, what, name, loss, fold, 1 + seed))
+                values[name][seed, cut[fold].test] = made[-1]["test"]
     measuring.note(f"{time.perf_counter() - started:.0f} s in all")
     tables = {
         "queries": queries_table(queries),
         "ndcg": ndcg_table(values, runs),
-        "settings": settings_table(runs),
+        "losses": losses_table(runs[TWO]),
         "differences": [
             text_search.difference_row(
                 f"{row} minus {other}", "ndcg@10", values[row], values[other]
@@ -411,7 +391,7 @@ def main() -> None:
 def fixed_rows(queries: Queries) -> dict[str, np.ndarray]:
     """Returns the NDCG@10 of what is not trained, `[1, Q]` each."""
     rows = np.arange(len(queries.texts))
-    schema = make_schema(SETTINGS[THREE][0], is_matched=True)
+    schema = make_schema(SETTINGS[THREE], is_matched=True)
     scores = {
         RANDOM: np.zeros(queries.grades.shape),  # equal scores: the mean of all orders
         BM25: bm25_scores(queries, schema["title_runs"]),
@@ -420,12 +400,12 @@ def fixed_rows(queries: Queries) -> dict[str, np.ndarray]:
     return {name: ndcg(queries, rows, own)[None] for name, own in scores.items()}
 
 
-def digest(queries: Queries, epochs: int, told: object) -> str:
+def digest(queries: Queries, *told: object) -> str:
     """Returns a digest of a run's setting and of the code that its numbers rest on."""
     own = Path(__file__).read_bytes()
     names = kept_runs.modules((PreRanker.__module__, NDCG.__module__))
     shape = queries.grades.shape
-    return kept_runs.digest((told, epochs, shape, own), {"text_search", *names})
+    return kept_runs.digest((told, shape, own), {"text_search", *names})
 
 
 def queries_table(queries: Queries) -> list[dict[str, Any]]:
@@ -468,16 +448,13 @@ def ndcg_table(
     return sorted(rows, key=lambda row: -row["ndcg@10"])
 
 
-def settings_table(runs: dict[str, list[Run]]) -> list[dict[str, Any]]:
-    """Returns how many folds chose each setting."""
-    rows = []
-    for name, made in runs.items():
-        chosen = [run["setting"] for run in made]
-        for setting in dict.fromkeys(chosen):
-            share = chosen.count(setting) / len(chosen)
-            fields = dataclasses.asdict(setting)
-            rows.append({"what": name, **fields, "share of the folds": round(share, 2)})
-    return rows
+def losses_table(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Returns in how many of the runs each loss was chosen."""
+    chosen = [run["loss"] for run in runs]
+    return [
+        {"loss": loss, "share of the folds": round(chosen.count(loss) / len(chosen), 2)}
+        for loss in LOSSES
+    ]
 
 
 def _deviation(values: np.ndarray) -> float | str:

@@ -108,6 +108,20 @@ def test_a_second_export_is_the_next_version(place):
     assert [p.name for p in (place / "models" / "small").iterdir()] == ["1"]
 
 
+def test_a_refresh_is_the_next_version(place, tmp_path):
+    directory = tmp_path / "small"
+    shutil.copytree(place / "models" / "small", directory)
+    documents = place / "data" / "documents.parquet"
+    done = run("refresh", directory, documents, "--fuse", "like=2")
+    assert done.exit_code == 0, done.output
+    assert f"refreshed       {directory / '2'}" in done.output
+    assert " unchanged, 0 changed, 0 added; 0 removed)" in done.output
+    wrong = run("refresh", directory, documents, "--fuse", "like")
+    assert wrong.exit_code == 2
+    assert "'like' is not TASK=WEIGHT, such as like=2.5" in wrong.output
+    assert sorted(path.name for path in directory.iterdir()) == ["1", "2"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

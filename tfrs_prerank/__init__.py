@@ -33,6 +33,7 @@ _MODULE_OF = {
     "Text": "tfrs_prerank.features",
     "Tower": "tfrs_prerank.towers",
     "export": "tfrs_prerank.serving",
+    "refresh_documents": "tfrs_prerank.serving",
 }
 
 _SUBPACKAGES = (
@@ -67,6 +68,7 @@ __all__ = [
     "Tower",
     "__version__",
     "export",
+    "refresh_documents",
 ]
 
 
@@ -100,4 +102,5 @@ if TYPE_CHECKING:
     from tfrs_prerank.objectives import Term as Term
     from tfrs_prerank.optimizers import LazyAdam as LazyAdam
     from tfrs_prerank.serving import export as export
+    from tfrs_prerank.serving import refresh_documents as refresh_documents
     from tfrs_prerank.towers import Tower as Tower

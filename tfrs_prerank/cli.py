@@ -350,6 +350,62 @@ def export(
 
 @main.command()
 @click.argument("directory", type=_EXISTING)
+@click.argument(
+    "documents", type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option("--version", type=int, help="Version number; the next one by default.")
+@click.option(
+    "--previous", type=int, help="Version to start from; the latest by default."
+)
+@click.option(
+    "--fuse",
+    multiple=True,
+    metavar="TASK=WEIGHT",
+    help="New weight of a task in the pre-rank score; may be given again.",
+)
+def refresh(
+    directory: Path,
+    documents: Path,
+    version: int | None,
+    previous: int | None,
+    fuse: tuple[str, ...],
+) -> None:
+    """Write the next version of an export with the documents of now.
+
+    DIRECTORY holds the versions, such as saved_models/shop. DOCUMENTS is a Parquet file
+    with all documents, their ids in the column doc_id. No model and no training data
+    are needed; documents that did not change are not encoded again.
+    """
+    weights = dict(map(_weight, fuse))
+    from tfrs_prerank.datasets import read_documents
+    from tfrs_prerank.serving import refresh_documents
+
+    done = refresh_documents(
+        directory,
+        read_documents(documents),
+        version=version,
+        previous=previous,
+        fuse=weights,
+    )
+    click.echo(
+        f"refreshed       {done.path}  ({done.documents} documents: "
+        f"{done.unchanged} unchanged, {done.changed} changed, {done.added} added; "
+        f"{done.removed} removed)"
+    )
+
+
+def _weight(text: str) -> tuple[str, float]:
+    task, _, number = text.partition("=")
+    try:
+        return task, float(number)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is not TASK=WEIGHT, such as like=2.5", param_hint="--fuse"
+        ) from None
+
+
+@main.command()
+@click.argument("directory", type=_EXISTING)
 @click.option("--name", help="Model name; the directory's name by default.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--rest-port", default=8501, show_default=True)

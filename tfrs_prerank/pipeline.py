@@ -177,7 +177,7 @@ def open_model(directory: str | Path) -> PreRanker | Ranker | Path:
     Raises:
         FileNotFoundError: it is none of these.
     """
-    from tfrs_prerank.serving.exporter import versions_of
+    from tfrs_prerank.serving.version_directory import versions_of
 
     directory = Path(directory)
     if (directory / "saved_model.pb").is_file() or versions_of(directory):

@@ -87,21 +87,24 @@ def test_ndcg_is_of_single_queries(script):
 
 
 def test_bm25_in_the_graph_is_that_of_the_inverted_index(script, queries, tmp_path):
-    setting = script.SETTINGS[script.THREE][0]
-    model = script.make_model(setting, True, queries, np.arange(40), tmp_path)
+    model = script.make_model(
+        script.THREE, "lambdarank", queries, np.arange(40), tmp_path
+    )
+    network = model.network
     batch = script.batch_of(queries, np.arange(55), model.schema)
     own = [columns_of(model.schema, batch, owner) for owner in ("query", "doc")]
-    matches = match_columns(model.schema, batch, *own)
+    matches = match_columns(network.matches, batch, *own)
     for match, title in (("bm25", "title"), ("bm25_runs", "title_runs")):
         expected = script.bm25_scores(queries, model.schema[title])
         assert (expected > 0).any()
         np.testing.assert_allclose(matches[match], expected, rtol=1e-5)
 
 
-def test_words_are_of_training_and_bm25_of_all_titles(script, queries, tmp_path):
-    setting = script.SETTINGS[script.THREE][0]
+def test_words_are_of_training_and_every_tower_reads_its_own(script, queries, tmp_path):
     few, many = (
-        script.make_model(setting, True, queries, np.arange(n), tmp_path / str(n))
+        script.make_model(
+            script.THREE, "lambdarank", queries, np.arange(n), tmp_path / str(n)
+        )
         for n in (3, 50)
     )
     rows = [
@@ -109,21 +112,17 @@ def test_words_are_of_training_and_bm25_of_all_titles(script, queries, tmp_path)
     ]
     assert rows[0] < rows[1]
     batch = script.batch_of(queries, np.arange(4), few.schema)
-    assert set(few.schema.columns()) == {
-        "query",
-        "query_runs",
-        "title",
-        "title_runs",
-    }
     titles = [[title.decode() for title in row] for row in batch["title"].numpy()]
     assert titles == queries.titles[:4].tolist()
-    # The two-tower model reads neither runs nor matches.
-    two = script.make_model(setting, False, queries, np.arange(3), tmp_path / "two")
+    two = script.make_model(
+        script.TWO, "lambdarank", queries, np.arange(3), tmp_path / "two"
+    )
     assert set(two.schema.columns()) == {"query", "title"}
     assert two.network.cross_tower is None
 
 
-def test_training_reads_neither_titles_nor_grades_of_the_test(
+@pytest.mark.slow  # trains two models
+def test_training_reads_neither_queries_nor_grades_of_the_test(
     script, script_named, queries
 ):
     (fold, *_) = script_named("text_search").folds(55, 5, seed=0)
@@ -133,13 +132,7 @@ def test_training_reads_neither_titles_nor_grades_of_the_test(
     found = []
     for own in (queries, script.Queries(*unread)):
         _, run = script.train(
-            script.THREE,
-            script.SETTINGS[script.THREE][1],
-            own,
-            fold,
-            2,
-            3,
-            fold.validation,
+            script.THREE, "lambdarank", own, fold, 2, 3, fold.validation
         )
         found.append(run["validation"])
     assert found[0] == found[1]
@@ -183,17 +176,16 @@ def test_means_are_of_queries_and_deviations_of_seeds(script):
     ]
 
 
-def test_settings_are_listed_with_the_folds_that_chose_them(script):
-    first, second = script.SETTINGS[script.TWO][:2]
-    runs = {script.TWO: [{"setting": s} for s in (first, second, first, first)]}
-    rows = script.settings_table(runs)
-    assert [(row["loss"], row["share of the folds"]) for row in rows] == [
-        (first.loss, 0.75),
-        (second.loss, 0.25),
+def test_losses_are_listed_with_the_share_that_chose_them(script):
+    first, second = script.LOSSES
+    runs = [{"loss": loss} for loss in (first, second, first, first)]
+    assert script.losses_table(runs) == [
+        {"loss": first, "share of the folds": 0.75},
+        {"loss": second, "share of the folds": 0.25},
     ]
 
 
-@pytest.mark.slow  # trains ten models
+@pytest.mark.slow  # trains six models
 def test_a_small_run_goes_on_after_the_last_line(script, files, tmp_path):
     command = [sys.executable, FOLDER / "qbqtc.py", "--small"]
     command += ["--results", tmp_path / "results.jsonl"]
@@ -207,20 +199,11 @@ def test_a_small_run_goes_on_after_the_last_line(script, files, tmp_path):
             command, capture_output=True, text=True, env=environment, timeout=600
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        assert (f"{script.THREE}, seed 1" in done.stderr) is trained
+        assert (f"{script.THREE}, lambdarank, seed 1" in done.stderr) is trained
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     first, second = (json.loads(line)["tables"] for line in lines)
     assert first == second
-    assert list(first) == ["queries", "ndcg", "settings", "differences"]
+    assert list(first) == ["queries", "ndcg", "losses", "differences"]
     assert len(first["ndcg"]) == 5
     runs = (tmp_path / "results_runs.jsonl").read_text().splitlines()
-    assert len(runs) == 10
-
-
-def test_tensorflow_is_not_set_up_by_the_import(script):
-    # The script sets the number of threads when it starts.
-    code = "import qbqtc; qbqtc.tf.config.threading.set_intra_op_parallelism_threads(1)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=FOLDER, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(runs) == 2 + 4

@@ -51,7 +51,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Case:
     directory = tmp_path_factory.mktemp("small") / "model"
     with pytest.MonkeyPatch.context() as patch:
         # Three chunks, the last one shorter.
-        patch.setattr(sys.modules[export.__module__], "_CHUNK", 16)
+        patch.setattr(sys.modules[export.__module__], "CHUNK", 16)
         exported = export(
             model, documents, directory, k=7, warmup_lengths=(100, 10, 10)
         )

@@ -30,13 +30,10 @@ from tests.serving.export_models import (
 )
 from tfrs_prerank import Categorical, PreRanker, Schema, Task, Text, Tower
 from tfrs_prerank.features import DocumentTable
-from tfrs_prerank.serving.exporter import (
-    document_hashes,
-    export,
-    fingerprint,
-    versions_of,
-)
+from tfrs_prerank.serving.documents import document_hashes
+from tfrs_prerank.serving.exporter import export, fingerprint
 from tfrs_prerank.serving.lint import LintError, lint_saved_model
+from tfrs_prerank.serving.version_directory import versions_of
 
 MODULE = sys.modules[export.__module__]
 SIGNATURES = [
@@ -594,7 +591,7 @@ def test_broken_weights_are_refused_wherever_they_are(tmp_path, place, value):
 
 
 def test_a_document_without_a_finite_vector_is_named(untrained, tmp_path, monkeypatch):
-    monkeypatch.setattr(MODULE, "_CHUNK", 4)
+    monkeypatch.setattr(MODULE, "CHUNK", 4)
     columns = dict(small_documents(9).columns)
     model = small_model()
     # Finite, but too much for float32 after the projection.
@@ -651,7 +648,7 @@ def test_two_exports_of_one_version(untrained, tmp_path, monkeypatch, without_tr
         (tmp_path / "model" / "1" / "variables").mkdir(parents=True)
         return {}
 
-    monkeypatch.setattr(MODULE, "_replay", meanwhile)
+    monkeypatch.setattr(MODULE, "replay", meanwhile)
     with pytest.raises(FileExistsError, match="export again") as error:
         export(untrained, small_documents(3), tmp_path / "model")
     assert str(tmp_path / "model" / "1") in one_line(error)

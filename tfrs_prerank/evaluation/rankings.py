@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfrs_prerank.declaration import nearest
 from tfrs_prerank.models.columns import check_batch, own_columns
 from tfrs_prerank.models.request_model import RequestModel
-from tfrs_prerank.serving.exporter import versions_of
+from tfrs_prerank.serving.version_directory import versions_of
 
 Batch = Mapping[str, tf.Tensor]
 

@@ -20,7 +20,8 @@ from tfrs_prerank.evaluation.measure import Measurement, warn_of_absent
 from tfrs_prerank.evaluation.rankings import Batch, Ranking, columns_for
 from tfrs_prerank.evaluation.results import Evaluation
 from tfrs_prerank.models import PreRanker, Ranker
-from tfrs_prerank.serving.exporter import MANIFEST, fingerprint
+from tfrs_prerank.serving.exporter import fingerprint
+from tfrs_prerank.serving.version_directory import MANIFEST
 
 _WEIGHED_REQUESTS = 1000
 """Requests that field weights are a mean over: enough, and little to keep."""

@@ -704,7 +704,11 @@ def _contents_of(feature: Numeric) -> tuple[list[str], list[str]]:
     return moments, ["log1p", "per"]
 
 
-_PRETRAINED = ("*.json", "vocab.txt", "model.safetensors", "*/config.json")
+_PRETRAINED = tuple(
+    f"{folder}{name}"
+    for folder in ("", "*/")
+    for name in ("*.json", "vocab.txt", "model.safetensors")
+)
 """What a pretrained encoder is read from; a folder may hold it in other forms too."""
 
 

@@ -11,8 +11,10 @@ _MODULE_OF = {
     "LintError": "tfrs_prerank.serving.lint",
     "LintReport": "tfrs_prerank.serving.lint",
     "LocalServer": "tfrs_prerank.serving.server",
+    "Refreshed": "tfrs_prerank.serving.refresh",
     "export": "tfrs_prerank.serving.exporter",
     "lint_saved_model": "tfrs_prerank.serving.lint",
+    "refresh_documents": "tfrs_prerank.serving.refresh",
     "wait_until_available": "tfrs_prerank.serving.client",
 }
 """The client must not pay for the exporter, nor the exporter for gRPC."""
@@ -23,8 +25,10 @@ __all__ = [
     "LintError",
     "LintReport",
     "LocalServer",
+    "Refreshed",
     "export",
     "lint_saved_model",
+    "refresh_documents",
     "wait_until_available",
 ]
 
@@ -45,4 +49,6 @@ if TYPE_CHECKING:
     from tfrs_prerank.serving.lint import LintError as LintError
     from tfrs_prerank.serving.lint import LintReport as LintReport
     from tfrs_prerank.serving.lint import lint_saved_model as lint_saved_model
+    from tfrs_prerank.serving.refresh import Refreshed as Refreshed
+    from tfrs_prerank.serving.refresh import refresh_documents as refresh_documents
     from tfrs_prerank.serving.server import LocalServer as LocalServer

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import filecmp
 import gc
-import hashlib
 import json
-import os
-import shutil
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 
 import tfrs_prerank
@@ -30,16 +24,27 @@ from tfrs_prerank.features.lookups import read_values
 from tfrs_prerank.features.schema import existing_file
 from tfrs_prerank.models.prerank import PreRanker
 from tfrs_prerank.progress import track, working
+from tfrs_prerank.serving.documents import (
+    CHUNK,
+    check_vectors,
+    checked_ids,
+    document_hashes,
+    write_ids,
+)
 from tfrs_prerank.serving.lint import LintReport, lint_saved_model, op_list
 from tfrs_prerank.serving.signatures import Signatures, read_by
 from tfrs_prerank.serving.table import ServedTable
-from tfrs_prerank.serving.warmup import warmup_inputs, write_warmup
+from tfrs_prerank.serving.version_directory import (
+    IDS_FILE,
+    MANIFEST,
+    digest_of,
+    free_version,
+    new_version,
+    size_of,
+    write_hashes,
+)
+from tfrs_prerank.serving.warmup import replay
 
-MANIFEST = "assets.extra/prerank.json"
-HASHES = "assets.extra/document_hashes.npy"
-_IDS_FILE = "doc_ids.txt"
-_CHUNK = 8192
-_MEASURED_CALLS = 20
 # TensorFlow Serving refuses a version with more than 1000 warm-up records.
 _MOST_LENGTHS = 300
 
@@ -144,18 +149,14 @@ def export(
         raise ValueError(f"k must be at least 1. Received: {k}")
     lengths = _checked_lengths(warmup_lengths)
     op_list(serving_version)  # a release that is not known, before the work
-    version = _free_version(directory, version)
+    version = free_version(directory, version)
     path = directory / str(version)
-    ids = _checked_ids(documents, model.network.schema.doc_id)
+    ids = checked_ids(documents, model.network.schema.doc_id)
     columns = documents.arrays(model.network.schema)
     _check_weights(model)
     _check_vocabularies(model)
 
-    is_new = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{version}-", dir=directory))
-    temporary.chmod(0o755)
-    try:
+    with new_version(directory, version) as temporary:
         hashes = _write(model, ids, columns, temporary, k, task)
         # The exporter's table is gone before the replay loads its own.
         gc.collect()
@@ -164,22 +165,15 @@ def export(
             serving_version=serving_version,
             allow_large=_large_constants(model),
         )
-        _write_hashes(temporary, hashes)
+        write_hashes(temporary, hashes)
         del hashes
         # No more ids than the requests need: `np.resize` copies all that it is given.
         with working("replaying warm-up requests"):
-            latency = _replay(temporary, ids[: max(lengths, default=1)], lengths)
+            latency = replay(temporary, ids[: max(lengths, default=1)], lengths)
         gc.collect()
         _write_manifest(model, temporary, len(ids), k, task, latency)
-        _rename(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if is_new:
-            with contextlib.suppress(OSError):  # It holds the version, or others'.
-                directory.rmdir()
     lint = dataclasses.replace(lint, directory=str(path))
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return Exported(path, version, len(ids), size, lint, latency)
+    return Exported(path, version, len(ids), size_of(path), lint, latency)
 
 
 def _large_constants(model: PreRanker) -> tuple[str, ...]:
@@ -190,19 +184,6 @@ def _large_constants(model: PreRanker) -> tuple[str, ...]:
     return ()
 
 
-def versions_of(directory: str | Path) -> list[int]:
-    """Returns the version numbers in a model's directory, ascending.
-
-    Args:
-        directory: the model's directory; other names in it are ignored.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        return []
-    names = [entry.name for entry in directory.iterdir() if entry.is_dir()]
-    return sorted(int(name) for name in names if name.isdecimal() and int(name) > 0)
-
-
 def _task(model: PreRanker, task: str | None) -> str:
     names = model.network.schema.task_names
     if task is None:
@@ -210,53 +191,6 @@ def _task(model: PreRanker, task: str | None) -> str:
     if task not in names:
         raise KeyError(f"export: no task {task!r}; {nearest(task, names)}")
     return task
-
-
-def _free_version(directory: Path, version: int | None) -> int:
-    existing = versions_of(directory)
-    if version is None:
-        return max(existing, default=0) + 1
-    if version < 1:
-        raise ValueError(f"version must be a number from 1. Received: {version}")
-    if (directory / str(version)).exists():
-        raise FileExistsError(
-            f"{directory / str(version)} exists; leave version out to take "
-            f"{max(existing, default=0) + 1}"
-        )
-    return version
-
-
-def _rename(temporary: Path, path: Path) -> None:
-    try:
-        os.rename(temporary, path)
-    except OSError as error:
-        if not path.exists():
-            raise
-        raise FileExistsError(
-            f"{path} was written by another export meanwhile; export again"
-        ) from error
-
-
-def _checked_ids(documents: DocumentTable, doc_id: str) -> np.ndarray:
-    ids = np.asarray(documents.ids)
-    if ids.dtype == object and all(isinstance(value, int) for value in ids):
-        ids = ids.astype(np.int64)
-    is_integer = np.issubdtype(ids.dtype, np.integer)
-    wrong = [value for value in ids[:1] if is_integer != (doc_id == "int64")]
-    if not is_integer:
-        wrong += [value for value in ids if not isinstance(value, str | bytes)][:1]
-    if wrong:
-        value = wrong[0].item() if isinstance(wrong[0], np.generic) else wrong[0]
-        raise TypeError(
-            f"documents.ids: Schema(doc_id={doc_id!r}) is declared. "
-            f"Received: {value!r} of type {type(value).__name__}"
-        )
-    if is_integer:
-        return ids.astype(np.int64, copy=False)
-    texts = (
-        value.decode() if isinstance(value, bytes) else str(value) for value in ids
-    )
-    return np.array(list(texts), object)
 
 
 def _checked_lengths(warmup_lengths: Iterable[int]) -> list[int]:
@@ -309,7 +243,7 @@ def _check_vocabularies(model: PreRanker) -> None:
 
 def _vocabulary_file(feature: Any) -> Path:
     file = existing_file(feature.vocabulary, feature.name, "vocabulary")
-    if file.name == _IDS_FILE:
+    if file.name == IDS_FILE:
         raise ValueError(
             f"{feature.name}.vocabulary: {file} has the name of the export's "
             "document ids; rename the file"
@@ -339,19 +273,19 @@ def _write(
     """
     network = model.network
     with tempfile.TemporaryDirectory() as folder:
-        ids_file = Path(folder) / _IDS_FILE
-        _write_ids(ids_file, ids[:1])
+        ids_file = Path(folder) / IDS_FILE
+        write_ids(ids_file, ids[:1])
         encode = _encoder(model)
         first = encode(_slice(columns, 0, 1))
         size = int(first[0].shape[1])
         keys = {name: tf.TensorSpec.from_tensor(key) for name, key in first[1].items()}
-        table = ServedTable(ids, ids_file, size, keys)
-        starts = range(0, len(ids), _CHUNK)
+        table = ServedTable(ids, ids_file, size, keys, fingerprint(model))
+        starts = range(0, len(ids), CHUNK)
         hashes = np.empty(len(ids), np.uint64)
         for start in track(starts, "encoding documents"):
-            end = min(start + _CHUNK, len(ids))
+            end = min(start + CHUNK, len(ids))
             vectors, keys_here = encode(_slice(columns, start, end))
-            _check_vectors(vectors, ids[start:end])
+            check_vectors(vectors, ids[start:end])
             table.fill(start, vectors, keys_here)
             # In parts as well: hashing strings needs ten times their references.
             part = {name: column[start:end] for name, column in columns.items()}
@@ -359,29 +293,12 @@ def _write(
         columns.clear()
         # Saving copies the file. The exporter looks nothing up, and the lookup that it
         # has made of the first line takes no memory.
-        _write_ids(ids_file, ids)
+        write_ids(ids_file, ids)
         module = Signatures(network, table, k, task)
         signatures = module.all()
         with working("saving"):
             tf.saved_model.save(module, str(temporary), signatures=signatures)
     return hashes
-
-
-def _write_ids(path: Path, ids: np.ndarray) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for start in range(0, len(ids), _CHUNK):
-            lines = (f"{value}\n" for value in ids[start : start + _CHUNK].tolist())
-            file.writelines(lines)
-
-
-def _check_vectors(vectors: tf.Tensor, ids: np.ndarray) -> None:
-    finite = tf.reduce_all(tf.math.is_finite(vectors), axis=1).numpy()
-    if not finite.all():
-        first = ids[~finite].tolist()[0]
-        raise ValueError(
-            f"export: the vector of document {first!r} is not finite; one of "
-            "its numbers is too large, declare that as Numeric(log1p=True)"
-        )
 
 
 def _encoder(model: PreRanker) -> Any:
@@ -397,39 +314,6 @@ def _encoder(model: PreRanker) -> Any:
 
 def _slice(columns: Mapping[str, np.ndarray], start: int, end: int) -> dict[str, Any]:
     return {name: tf.constant(column[start:end]) for name, column in columns.items()}
-
-
-def _replay(temporary: Path, ids: np.ndarray, lengths: list[int]) -> dict[int, float]:
-    """Reads the export back, writes and replays its warm-up, measures its latency."""
-    loaded = tf.saved_model.load(str(temporary))
-    requests = list(warmup_inputs(loaded.signatures, ids, lengths))
-    write_warmup(temporary, requests)
-    latency = {}
-    for name, inputs in requests:
-        tensors = {key: tf.constant(value) for key, value in inputs.items()}
-        call = loaded.signatures[name]
-        outputs = call(**tensors)
-        for key, value in outputs.items():
-            if value.dtype.is_floating and not np.isfinite(value.numpy()).all():
-                raise ValueError(
-                    f"export: {name}.{key} is not finite; the model's weights are "
-                    "broken, train it again"
-                )
-        if name == "serving_default":
-            times = []
-            for _ in range(_MEASURED_CALLS):
-                started = time.perf_counter()
-                call(**tensors)["scores"].numpy()
-                times.append(1000 * (time.perf_counter() - started))
-            length = inputs["doc_ids"].shape[1]
-            latency[length] = round(float(np.median(times)), 3)
-    return latency
-
-
-def _write_hashes(temporary: Path, hashes: np.ndarray) -> None:
-    path = temporary / HASHES
-    path.parent.mkdir(exist_ok=True)
-    np.save(path, hashes)
 
 
 def _write_manifest(
@@ -466,46 +350,13 @@ def _write_manifest(
 
 
 def fingerprint(model: PreRanker) -> str:
-    """Returns a digest of every weight that serving reads.
+    """Returns a digest of every weight that towers and scorer read in serving.
 
     Args:
         model: the model.
     """
-    digest = hashlib.sha256()
     # In the order of the layers: Keras numbers names by what a process made before.
-    for variable in read_by(model.network)[0]:
-        digest.update(f"{variable.dtype.name}{variable.shape.as_list()}".encode())
-        digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
-    return digest.hexdigest()
-
-
-def document_hashes(columns: Mapping[str, np.ndarray], count: int) -> np.ndarray:
-    """Returns a hash of each document's columns, to tell which ones changed.
-
-    Args:
-        columns: `[M]` or `[M, T]` arrays by name.
-        count: the number of documents M.
-
-    Returns:
-        uint64 `[M]`.
-    """
-    hashes = np.zeros(count, np.uint64)
-    with np.errstate(over="ignore"):
-        for column in _flat_columns(columns):
-            part = pd.util.hash_array(column, categorize=False)
-            # An odd factor between the columns: swapping two changes the sum.
-            hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + part
-    return hashes
-
-
-def _flat_columns(columns: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
-    for name in sorted(columns):
-        array = columns[name]
-        if array.ndim == 1:
-            yield array
-        else:
-            for place in range(array.shape[1]):
-                yield np.ascontiguousarray(array[:, place])
+    return digest_of(read_by(model.network)[0])
 
 
 def _portable(schema: dict[str, Any], assets: Path) -> dict[str, Any]:

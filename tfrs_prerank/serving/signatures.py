@@ -38,7 +38,11 @@ class Signatures(tf.Module):
         self._tasks = len(network.schema.tasks)
         self._task = network.schema.task_names.index(task)
         self._size = network.query_tower.size
-        self._weights, self._lookups = read_by(network)
+        # What a refresh needs: the weights behind the fingerprint, and what it may
+        # change.
+        self.weights, self._lookups = read_by(network)
+        self.fusion = network.fusion.weight
+        self.encode_keys: Any = None
         # A closure, since an attribute would be tracked.
         self._network: Callable[[], Network] = lambda: network
 
@@ -75,6 +79,9 @@ class Signatures(tf.Module):
             signatures["score_vectors"] = _trace(
                 self.score_vectors, {**vector, **doc_ids}
             )
+        if self.table.key_names:
+            # No signature: match keys are of use inside the export only.
+            self.encode_keys = _trace(self._encode_keys, self._specs("doc"))
         return signatures
 
     def serving_default(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -171,6 +178,10 @@ class Signatures(tf.Module):
 
     # Parts.
 
+    def _encode_keys(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the match keys of documents, as the table stores them."""
+        return self._network().matches.keys_of(inputs, "doc")
+
     def _candidate_logits(
         self, inputs: Mapping[str, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -229,7 +240,8 @@ def read_by(network: Network) -> tuple[list[tf.Variable], list[Any]]:
         network: the network.
 
     Returns:
-        The variables, in the order of the layers, and the lookup tables.
+        The variables, in the order of the layers, without the weights of the fusion,
+        which a refresh may change; and the lookup tables.
     """
     layers: list[tf.keras.layers.Layer] = [
         network.query_tower,
@@ -239,7 +251,6 @@ def read_by(network: Network) -> tuple[list[tf.Variable], list[Any]]:
     if network.cross_tower is not None:
         layers.append(network.cross_tower)
     weights = [variable for layer in layers for variable in layer.variables]
-    weights.append(network.fusion.weight)
     names = [f.name for f in _served_features(network.schema)]
     tables = {id(t): t for n, t in network.tables.items() if n in names}
     files: dict[int, Any] = {}

@@ -23,6 +23,7 @@ class ServedTable(tf.Module):
         ids_file: a file with the same ids, one a line; it becomes an asset.
         vector_size: numbers in a vector, of all tasks together.
         keys: shape after the first dimension and dtype of each match key.
+        made_by: fingerprint of the weights that the vectors are made with.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class ServedTable(tf.Module):
         ids_file: str | Path,
         vector_size: int,
         keys: Mapping[str, tf.TensorSpec],
+        made_by: str,
     ) -> None:
         super().__init__(name="table")
         integer = np.issubdtype(ids.dtype, np.integer)
@@ -49,6 +51,8 @@ class ServedTable(tf.Module):
         )
         count = len(ids)
         ids = ids.astype(np.int64) if integer else ids.astype(object)
+        # In the same file as the vectors, so that neither is changed alone unnoticed.
+        self.made_by = tf.Variable(made_by, trainable=False, name="made_by")
         self.ids = tf.Variable(
             tf.constant(ids, self.id_dtype), shape=[None], trainable=False, name="ids"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+_MEASURED_CALLS = 20
 _DOCUMENT_SIGNATURES = ("serving_default", "rank", "score_vectors")
 
 
@@ -81,3 +83,44 @@ def write_warmup(
             writer.write(log.SerializeToString())
             count += 1
     return count
+
+
+def replay(
+    directory: Path, ids: np.ndarray, lengths: Iterable[int]
+) -> dict[int, float]:
+    """Reads a version back, writes its warm-up requests and replays them.
+
+    Args:
+        directory: the version's directory.
+        ids: document ids, as many as the longest list needs.
+        lengths: lengths of candidate lists.
+
+    Returns:
+        Milliseconds of `serving_default` by length, median of calls.
+
+    Raises:
+        ValueError: an answer is NaN or infinite.
+    """
+    loaded = tf.saved_model.load(str(directory))
+    requests = list(warmup_inputs(loaded.signatures, ids, lengths))
+    write_warmup(directory, requests)
+    latency = {}
+    for name, inputs in requests:
+        tensors = {key: tf.constant(value) for key, value in inputs.items()}
+        call = loaded.signatures[name]
+        outputs = call(**tensors)
+        for key, value in outputs.items():
+            if value.dtype.is_floating and not np.isfinite(value.numpy()).all():
+                raise ValueError(
+                    f"export: {name}.{key} is not finite; the model's weights are "
+                    "broken, train it again"
+                )
+        if name == "serving_default":
+            times = []
+            for _ in range(_MEASURED_CALLS):
+                started = time.perf_counter()
+                call(**tensors)["scores"].numpy()
+                times.append(1000 * (time.perf_counter() - started))
+            length = inputs["doc_ids"].shape[1]
+            latency[length] = round(float(np.median(times)), 3)
+    return latency
