@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 import typing
 from pathlib import Path
 
@@ -182,7 +183,7 @@ def test_request_gets_the_shown_answer():
 
 
 def test_serving_page_asks_as_it_says(server):
-    client, stubs, wait = blocks(PAGE["serving"], "python")
+    client, stubs, wait, _ = blocks(PAGE["serving"], "python")
     found = run(client, server)
     lowest = np.finfo(np.float32).min
     known = [True, False, False, True, False]
@@ -193,6 +194,18 @@ def test_serving_page_asks_as_it_says(server):
     best = np.argsort(-found["scores"])[:2]
     assert ranked == [found["candidates"][i].encode() for i in best] + [b""] * 3
     assert run(wait, server)["version"] == 1
+
+
+def test_documents_are_refreshed_as_it_says(by_hand, tmp_path):
+    (*_, code) = blocks(PAGE["serving"], "python")
+    directory = tmp_path / "movies"
+    shutil.copytree(by_hand["folder"] / "saved_models" / "movies", directory)
+    assert "saved_models/shop" in code
+    code = code.replace("saved_models/shop", str(directory))
+    space = {"documents": by_hand["movies"].documents}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, space)
+    assert printed.getvalue() == "100 0 0 0\n"
 
 
 def test_signature_table_is_that_of_an_export(by_hand):

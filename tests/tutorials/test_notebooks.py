@@ -143,7 +143,7 @@ def check_text_and_ids(notebook: nbformat.NotebookNode) -> None:
     assert leaking > served + 0.1
     assert numbers["as of the request day 8"] > served + 0.05
     assert numbers["day 9, one epoch, warm"] > numbers["day 9, one epoch, anew"] + 0.05
-    assert re.search(r"^  user_id +\d+ rows kept, \d+ new \(new\d+", text, re.M)
+    assert re.search(r"^  user +\d+ rows kept, \d+ new \(new\d+", text, re.M)
     (answer,) = [t for t in printed(notebook) if t.startswith("POST ")]
     assert "巧克力牛奶" in answer
     found = json.loads(answer[answer.index('{"outputs"') :].splitlines()[0])
