@@ -20,6 +20,9 @@ that BM25 and Sentence-BERT rank first, and random others. A fifth of the claims
 are not of the fold choose the epochs of both steps, by their loss; an epoch more that
 does not help is taken back.
 
+Claims that share evidence are told from those whose evidence is new: what learned from
+a claim may find the abstract again for another one.
+
 What is measured is the export: `serving_default` gets raw claims and document ids.
 
 Every run is one JSON line, with a digest of its setting and of the code it depends on;
@@ -382,6 +385,7 @@ def main() -> None:
         "data": data_table(data),
         "quality": quality_table(values, runs),
         "differences": difference_table(values),
+        "evidence": evidence_table(values, known_evidence(data, cut)),
         "training": training_table(runs),
     }
     measuring.report("scifact", options, tables)
@@ -452,6 +456,43 @@ def difference_table(values: dict[str, Values]) -> list[dict[str, Any]]:
         for other, own in values.items()
         if other != THREE
         for metric in METRICS
+    ]
+
+
+def known_evidence(data: Data, cut: Sequence[Fold]) -> np.ndarray:
+    """Says which claims share evidence with a claim of another fold, bool `[Q]`.
+
+    Args:
+        data: the claims.
+        cut: the folds.
+    """
+    relevant = data.claims.relevant
+    known = np.zeros(len(relevant), bool)
+    for fold in cut:
+        others = np.concatenate([fold.train, fold.validation])
+        of_others = relevant[others].any(axis=0)
+        known[fold.test] = (relevant[fold.test] & of_others).any(axis=1)
+    return known
+
+
+def evidence_table(
+    values: dict[str, Values], known: np.ndarray
+) -> list[dict[str, Any]]:
+    """Returns the differences on claims with evidence of others, and on the rest.
+
+    Args:
+        values: by row and metric.
+        known: from `known_evidence`.
+    """
+    return [
+        {"evidence": name, "claims": int(some.sum()), **row}
+        for name, some in (("of other claims too", known), ("new", ~known))
+        for row in difference_table(
+            {
+                row: {metric: found[:, some] for metric, found in own.items()}
+                for row, own in values.items()
+            }
+        )
     ]
 
 

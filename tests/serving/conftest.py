@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tests.serving import export_models
 from tfrs_prerank import PreRanker
 from tfrs_prerank.features import DocumentTable
 from tfrs_prerank.metrics import GAUC, NDCG
+from tfrs_prerank.serving import documents as documents_of_exports
 from tfrs_prerank.serving.exporter import Exported, export
 
 
@@ -51,7 +51,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Case:
     directory = tmp_path_factory.mktemp("small") / "model"
     with pytest.MonkeyPatch.context() as patch:
         # Three chunks, the last one shorter.
-        patch.setattr(sys.modules[export.__module__], "CHUNK", 16)
+        patch.setattr(documents_of_exports, "CHUNK", 16)
         exported = export(
             model, documents, directory, k=7, warmup_lengths=(100, 10, 10)
         )

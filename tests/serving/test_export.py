@@ -30,6 +30,7 @@ from tests.serving.export_models import (
 )
 from tfrs_prerank import Categorical, PreRanker, Schema, Task, Text, Tower
 from tfrs_prerank.features import DocumentTable
+from tfrs_prerank.serving import documents as documents_of_exports
 from tfrs_prerank.serving.documents import document_hashes
 from tfrs_prerank.serving.exporter import export, fingerprint
 from tfrs_prerank.serving.lint import LintError, lint_saved_model
@@ -591,7 +592,7 @@ def test_broken_weights_are_refused_wherever_they_are(tmp_path, place, value):
 
 
 def test_a_document_without_a_finite_vector_is_named(untrained, tmp_path, monkeypatch):
-    monkeypatch.setattr(MODULE, "CHUNK", 4)
+    monkeypatch.setattr(documents_of_exports, "CHUNK", 4)
     columns = dict(small_documents(9).columns)
     model = small_model()
     # Finite, but too much for float32 after the projection.

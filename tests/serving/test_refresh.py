@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.processes import ROOT
 from tests.serving.export_models import (
     LOWEST,
     batch_of,
@@ -20,8 +23,10 @@ from tests.serving.export_models import (
     small_query,
 )
 from tfrs_prerank import refresh_documents
+from tfrs_prerank.datasets import funnel, write_documents
 from tfrs_prerank.features import DocumentTable
 from tfrs_prerank.serving.exporter import export
+from tfrs_prerank.serving.refresh import _write_variables
 from tfrs_prerank.serving.version_directory import HASHES, MANIFEST, versions_of
 
 
@@ -89,8 +94,15 @@ def test_what_does_not_change_is_the_same_to_the_bit(full, copied):
     refreshed = refresh_documents(copied, taken(full.documents, order))
     assert refreshed.unchanged == 7
     first, second = copied / "1", refreshed.path
-    for name in ("saved_model.pb", "fingerprint.pb"):
-        assert (first / name).read_bytes() == (second / name).read_bytes()
+    name = "saved_model.pb"
+    assert (first / name).read_bytes() == (second / name).read_bytes()
+    # TensorFlow's fingerprint names the checkpoint that is there.
+    one, other = (
+        tf.saved_model.experimental.read_fingerprint(str(path))
+        for path in (first, second)
+    )
+    assert one.graph_def_program_hash == other.graph_def_program_hash
+    assert one.checkpoint_hash != other.checkpoint_hash
     files = {f.relative_to(first) for f in (first / "assets").iterdir()}
     assert files == {f.relative_to(second) for f in (second / "assets").iterdir()}
     for file in files - {Path("assets/doc_ids.txt")}:
@@ -140,6 +152,8 @@ def test_weights_of_the_fusion_change(full, copied):
     again = refresh_documents(copied, full.documents)
     loaded = tf.saved_model.load(str(again.path))
     np.testing.assert_allclose(loaded.fusion, list(tasks.values()), rtol=1e-6)
+    manifest = json.loads((again.path / MANIFEST).read_text("utf-8"))
+    assert [task.get("fuse", 1.0) for task in manifest["schema"]["tasks"]] == [1.0, 5.0]
 
 
 def test_the_session_loader_reads_it(full, copied):
@@ -160,15 +174,60 @@ def test_the_session_loader_reads_it(full, copied):
     np.testing.assert_allclose(answer["scores"], expected["scores"], rtol=1e-5)
 
 
-def test_mixed_parts_are_refused(full, copied):
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ("manifest", "the towers and the manifest are not of one model"),
+        ("weights/0", "the towers and the manifest are not of one model"),
+        ("table/made_by", "the documents table and the manifest are not of one model"),
+    ],
+)
+def test_mixed_parts_are_refused(full, copied, changed, problem):
     other = copied.parent / "other" / "1"
     shutil.copytree(copied / "1", other)
-    manifest = json.loads((other / MANIFEST).read_text("utf-8"))
-    manifest["fingerprint"] = "0" * 64
-    (other / MANIFEST).write_text(json.dumps(manifest), "utf-8")
-    with pytest.raises(ValueError, match="the towers are not of the model that the"):
+    if changed == "manifest":
+        manifest = json.loads((other / MANIFEST).read_text("utf-8"))
+        manifest["fingerprint"] = "0" * 64
+        (other / MANIFEST).write_text(json.dumps(manifest), "utf-8")
+    else:
+        reader = tf.train.load_checkpoint(str(copied / "1" / "variables/variables"))
+        value = reader.get_tensor(f"{changed}/.ATTRIBUTES/VARIABLE_VALUE")
+        value = b"0" * 64 if isinstance(value, bytes) else value + 1
+        _write_variables(copied / "1", other, {changed: value})
+    with pytest.raises(ValueError, match=problem):
         refresh_documents(other.parent, full.documents)
     assert versions_of(other.parent) == [1]
+
+
+def test_hashes_that_are_not_those_of_the_table(full, copied):
+    path = copied / "1" / HASHES
+    np.save(path, np.load(path)[:3])
+    with pytest.raises(ValueError, match="holds 3 hashes of 7 documents; export again"):
+        refresh_documents(copied, full.documents)
+    path.unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        refresh_documents(copied, full.documents)
+
+
+@pytest.mark.slow  # starts TensorFlow
+def test_a_process_that_has_made_no_model_refreshes(tmp_path):
+    """The ops of an export of texts are registered by nothing else there."""
+    directory = tmp_path / "funnel"
+    shutil.copytree(ROOT / "saved_models" / "funnel", directory)
+    simulated = funnel.simulate(funnel.small()).documents
+    documents = tmp_path / "documents.parquet"
+    write_documents(simulated, documents)
+    code = "from tfrs_prerank.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "refresh", str(directory), str(documents)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "1000 unchanged, 0 changed, 0 added; 0 removed" in done.stdout
+    assert versions_of(directory) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +237,9 @@ def test_mixed_parts_are_refused(full, copied):
         ({"version": 1}, FileExistsError, "leave version out to take 2"),
         ({"version": 0}, ValueError, "version must be a number from 1"),
         ({"fuse": {"likes": 1.0}}, KeyError, "no task 'likes'; did you mean 'like'"),
-        ({"fuse": {"like": np.nan}}, ValueError, "like must be finite. Received: nan"),
+        ({"fuse": {"like": np.nan}}, ValueError, "that fits float32. Received: nan"),
+        ({"fuse": {"like": 1e300}}, ValueError, "that fits float32. Received: 1e"),
+        ({"fuse": {"like": "2"}}, ValueError, "that fits float32. Received: '2'"),
     ],
 )
 def test_bad_arguments(full, copied, options, error, message):

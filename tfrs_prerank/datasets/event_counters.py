@@ -112,7 +112,13 @@ def counters(
         )
         for name, values in counted.items():
             values[of_rows < 0] = 0
-            made[f"{'_'.join(key)}_{name}"] = values
+            column = f"{'_'.join(key)}_{name}"
+            if column in made:
+                raise ValueError(
+                    f"two counters are called {column!r}; rename a column of the key "
+                    "or a behaviour"
+                )
+            made[column] = values
     return pd.DataFrame(made, index=rows.index)
 
 
@@ -222,9 +228,7 @@ def codes_of(
         column = events[name]
         if rows is not events:
             own, other = column.dtype, rows[name].dtype
-            if pd.api.types.is_numeric_dtype(own) != pd.api.types.is_numeric_dtype(
-                other
-            ):
+            if _kind(events[name]) != _kind(rows[name]):
                 raise TypeError(
                     f"{name}: {other} in the rows, but {own} in the events; make them "
                     "one type"
@@ -236,6 +240,16 @@ def codes_of(
         codes = pd.factorize(joined)[0]
         codes[joined < 0] = -1
     return codes[: len(events)], codes[len(codes) - len(rows) :]
+
+
+def _kind(column: pd.Series) -> str:
+    """Returns what tells values of two columns apart that are written alike."""
+    if pd.api.types.is_float_dtype(column.dtype):
+        return "float"  # which whole numbers with gaps become, and lose digits
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return "number"
+    first = column.dropna()
+    return "bytes" if len(first) and isinstance(first.iloc[0], bytes) else "text"
 
 
 def seconds_of(times: Any, where: str) -> np.ndarray:
@@ -253,14 +267,17 @@ def seconds_of(times: Any, where: str) -> np.ndarray:
         return times.to_numpy().astype("datetime64[s]").astype(np.int64)
     if not pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_bool_dtype(kind):
         raise TypeError(f"time: seconds or timestamps are wanted. Received: {kind}")
-    return np.floor(times.to_numpy()).astype(np.int64)
+    seconds = np.floor(times.to_numpy())
+    if not np.isfinite(seconds).all():
+        raise ValueError(f"time: {where} hold infinity; drop those rows")
+    return seconds.astype(np.int64)
 
 
 def _added_up(events: pd.DataFrame, names: Sequence[str]) -> dict[str, np.ndarray]:
     found = {}
     for name in names:
         values = events[name].to_numpy(np.float64, na_value=np.nan)
-        bad = ~((values >= 0) & (values == np.floor(values)))
+        bad = ~(np.isfinite(values) & (values >= 0) & (values == np.floor(values)))
         if bad.any():
             raise ValueError(
                 f"{name}: a behaviour is a whole number from 0 in each event. "
@@ -280,6 +297,12 @@ def _check_settings(
             f"{EXPOSURES!r} are the events, which are always counted; leave it out of "
             "the behaviors"
         )
+    for window in windows:
+        for name in (EXPOSURES, *behaviors):
+            if f"{name}_{window}s" in behaviors:
+                raise ValueError(
+                    f"two counters would end in '{name}_{window}s'; rename a behaviour"
+                )
     if any(window < 1 for window in windows):
         raise ValueError(f"windows are seconds from 1. Received: {list(windows)}")
     if delay < 0:

@@ -48,8 +48,8 @@ def histories(
     Raises:
         TypeError: a column is of another type in the rows than in the events, or `time`
             is neither seconds nor timestamps.
-        ValueError: a column or a time is missing, or `length` or `delay` is out of
-            range.
+        ValueError: a column is missing, or a value or a time in it, or `length` or
+            `delay` is out of range.
 
     Example:
     >>> import pandas as pd
@@ -73,6 +73,9 @@ def histories(
         )
     check_columns(events, "events", [*columns, "time"], [names])
     check_columns(rows, "rows", ["time"], [names])
+    for name in columns:
+        if events[name].isna().any():
+            raise ValueError(f"{name}: events lack one; drop those rows")
     seconds = seconds_of(events["time"], "events")
     # Ranks among the events' times, so that a key and a time fit into one integer.
     times, happened = np.unique(seconds, return_inverse=True)

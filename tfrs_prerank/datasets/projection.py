@@ -156,7 +156,7 @@ def reduce_vectors(
             f"the {len(given)} vectors that are not all-zero are one and the same; "
             "there is nothing to tell apart"
         )
-    pca.fit(given)
+    pca.fit(given.astype(np.float64))
     components = pca.components_
     if whiten:
         deviations = np.sqrt(pca.explained_variance_)

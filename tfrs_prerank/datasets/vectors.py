@@ -131,6 +131,10 @@ def check_vectors(table: VectorTable, where: str) -> VectorTable:
                 )
     elif ids.dtype.kind not in "Uiu":
         raise TypeError(f"{where}: ids are strings or integers. Received: {ids.dtype}")
+    if ids.dtype.kind == "u" and (ids > np.iinfo(np.int64).max).any():
+        raise ValueError(
+            f"{where}: id {ids.max()} does not fit int64; make it a string"
+        )
     ids = ids.astype(np.int64 if ids.dtype.kind in "iu" else object)
     if len(set(ids.tolist())) < len(ids):
         twice, count = collections.Counter(ids.tolist()).most_common(1)[0]

@@ -270,7 +270,8 @@ def _checked(feature: Any, value: Any) -> Any:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
-        if isinstance(feature, Text):
+        # A sequence is here only as one of texts.
+        if isinstance(feature, Text) or getattr(feature, "shares", None):
             return value.decode("utf-8", errors="replace")
         raise ValueError(
             f"{feature.name}: {value!r} is not UTF-8; a vocabulary cannot hold it, use "

@@ -168,7 +168,8 @@ def _check_frequencies(path: Path, match: str, documents: int) -> None:
     seen = set()
     for number, line in enumerate(read_lines(path, where), 1):
         token, tab, count = line.partition("\t")
-        if not (token and tab and count.isdecimal() and 1 <= int(count) <= documents):
+        is_number = count.isascii() and count.isdecimal()
+        if not (token and tab and is_number and 1 <= int(count) <= documents):
             raise ValueError(
                 f"{where} holds {line!r} in line {number}; a line is "
                 "token<TAB>documents, of a corpus of "

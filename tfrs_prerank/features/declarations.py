@@ -75,6 +75,18 @@ def _check_positive(**values: int | None) -> None:
             raise ValueError(f"{name} must be at least 1. Received: {name}={value}")
 
 
+def _check_table(feature: Categorical | Text | Sequence) -> None:
+    """Checks what every feature with an embedding table has."""
+    _check_positive(
+        buckets=feature.buckets,
+        dimension=feature.dimension,
+        min_count=feature.min_count,
+        max_vocabulary=feature.max_vocabulary,
+    )
+    if feature.l2 < 0:
+        raise ValueError(f"l2 must not be negative. Received: l2={feature.l2}")
+
+
 def _check_share(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
@@ -175,17 +187,12 @@ class Categorical:
     def __post_init__(self) -> None:
         check_name(self.name)
         _check_ids(self.vocabulary, self.buckets)
+        _check_table(self)
         _check_positive(
-            buckets=self.buckets,
             hashes=self.hashes,
             max_values=self.max_values,
-            dimension=self.dimension,
-            min_count=self.min_count,
-            max_vocabulary=self.max_vocabulary,
         )
         _check_share(id_dropout=self.id_dropout)
-        if self.l2 < 0:
-            raise ValueError(f"l2 must not be negative. Received: l2={self.l2}")
         if self.buckets is None:
             check_effect(self, "buckets", "hashes")
         _check_idle(self)
@@ -371,7 +378,8 @@ class Text:
     * `"whitespace"`: lower-cased in the same way, split at spaces only.
     * `"characters"`: lower-cased and freed of punctuation as for `"words"`, then split
       into characters; runs of them (`ngrams`) do not cross a space.
-    * `"wordpiece"`: the word pieces of a BERT `vocabulary`, as Hugging Face splits.
+    * `"wordpiece"`: the word pieces of a BERT `vocabulary`, as Hugging Face splits,
+      lower-cased and without accents (a BERT of `pretrained` as it says itself).
     * `"fast_wordpiece"`: the same pieces by another algorithm, which keeps the
       vocabulary inside the graph: `saved_model.pb` grows with it.
 
@@ -452,14 +460,11 @@ class Text:
     def __post_init__(self) -> None:
         check_name(self.name)
         _check_ids(self.vocabulary, self.buckets)
+        _check_table(self)
         _check_positive(
-            buckets=self.buckets,
             filters=self.filters,
             max_tokens=self.max_tokens,
             max_values=self.max_values,
-            dimension=self.dimension,
-            min_count=self.min_count,
-            max_vocabulary=self.max_vocabulary,
         )
         if self.shares is not None and (
             self.vocabulary or self.buckets or self.pretrained
@@ -517,7 +522,8 @@ class Text:
             check_effect(self, "encoder", "widths", "filters")
         if self.encoder is None:
             # A match compares words.
-            check_effect(self, "encoder", "dimension", "shares", *_OF_TABLES)
+            fields = ("dimension", "shares", "training_only", *_OF_TABLES)
+            check_effect(self, "encoder", *fields)
             if self.by_pieces:
                 check_effect(self, "encoder", "tokenizer")
         if self.encoder != "sentence_bert":
@@ -643,14 +649,11 @@ class Sequence:
     def __post_init__(self) -> None:
         check_name(self.name)
         _check_ids(self.vocabulary, self.buckets)
+        _check_table(self)
         _check_positive(
-            buckets=self.buckets,
             max_length=self.max_length,
             heads=self.heads,
             blocks=self.blocks,
-            dimension=self.dimension,
-            min_count=self.min_count,
-            max_vocabulary=self.max_vocabulary,
         )
         _check_share(dropout=self.dropout)
         if self.shares is not None and (self.vocabulary or self.buckets):
@@ -708,8 +711,10 @@ class Match:
       column; where both are of one owner, the one on the right.
 
     `Text` columns, and sequences of texts, are compared by their tokens, those within
-    `max_tokens`, without regard to upper and lower case; so are ids beside a text. Word
-    pieces count as words. Texts are compared as a whole for `"equal"`, and by
+    `max_tokens`, without regard to upper and lower case; so are ids beside a text, each
+    as one token: for names of several words or of Chinese characters declare a text of
+    them (`encoder=None`) and `"overlap"`, with the name on the left. Word pieces count
+    as words. Texts are compared as a whole for `"equal"`, and by
     `"contains"` where a text is looked for among several. Where either side is missing,
     the result is 0.
 

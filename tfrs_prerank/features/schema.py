@@ -680,6 +680,7 @@ def stored_statistics(feature: Numeric | Match) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the file is gone, or no data has been seen yet.
         KeyError: the file does not hold this feature.
+        ValueError: the file is no JSON of statistics.
     """
     if feature.statistics is None:
         raise FileNotFoundError(
@@ -687,10 +688,20 @@ def stored_statistics(feature: Numeric | Match) -> dict[str, Any]:
             "(tfrs-prerank prepare) first"
         )
     path = existing_file(feature.statistics, feature.name, "statistics")
-    statistics = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        statistics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{feature.name}: {path} is no JSON ({error}); run `adapt` again"
+        ) from None
     if feature.name not in statistics:
         raise KeyError(f"{path} holds no statistics of {feature.name!r}; run `adapt`")
-    found: dict[str, Any] = statistics[feature.name]
+    found = statistics[feature.name]
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{feature.name}: {path} holds {type(found).__name__} in the place of its "
+            "statistics; run `adapt` again"
+        )
     return found
 
 

@@ -107,8 +107,10 @@ class StringEncoder(tf.keras.layers.Layer):
         self, texts: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
         assert self.bert is not None
-        real = tf.strings.length(tf.strings.strip(texts)) > 0
-        return self.bert(texts, training=training), real
+        ids, mask = self.bert.tokens(texts)
+        # Two of them are special tokens.
+        real = tf.reduce_sum(tf.cast(mask, tf.int32), axis=-1) > 2
+        return self.bert.vectors_of(ids, mask, training=training), real
 
 
 def encode_lists(
@@ -142,11 +144,18 @@ def encode_lists(
 
 def _bert(feature: Text) -> SentenceBert:
     assert feature.pretrained is not None
-    return SentenceBert.from_pretrained(
-        existing_folder(feature.pretrained, feature.name, "pretrained"),
-        max_length=feature.max_tokens,
-        trainable_blocks=feature.trainable_blocks,
-        layer_decay=feature.layer_decay,
-        fast=feature.tokenizer == "fast_wordpiece",
-        name="bert",
-    )
+    folder = existing_folder(feature.pretrained, feature.name, "pretrained")
+    try:
+        return SentenceBert.from_pretrained(
+            folder,
+            max_length=feature.max_tokens,
+            trainable_blocks=feature.trainable_blocks,
+            layer_decay=feature.layer_decay,
+            fast=feature.tokenizer == "fast_wordpiece",
+            name="bert",
+        )
+    except ValueError as error:
+        # A layer knows nothing of features.
+        raise ValueError(
+            f"{feature.name}: {error} (its `max_length` is the feature's max_tokens)"
+        ) from None

@@ -140,7 +140,7 @@ class BertEmbeddings(tf.keras.layers.Layer):
         self, ids: tf.Tensor, positions: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
         """Returns vectors `[N, d]` of tokens `[N]`."""
-        x = tf.gather(self.words, ids) + tf.gather(self.positions, positions)
+        x = _rows(self.words, ids) + _rows(self.positions, positions)
         x += tf.cast(self.kind, x.dtype)
         x = _normalized(x, self.norm, self.config.layer_norm_eps)
         return self.dropout(tf.cast(x, self.compute_dtype), training=training)
@@ -289,6 +289,12 @@ class _Adder:
     def norm(self, name: str, size: int) -> tuple[Any, Any]:
         gamma = self.vector(f"{name}_gamma", size, "ones")
         return gamma, self.vector(f"{name}_beta", size, "zeros")
+
+
+def _rows(table: Any, ids: tf.Tensor) -> tf.Tensor:
+    # tf.gather would return the rows of a table that is cut over parameter servers in
+    # the order of the parts.
+    return tf.nn.embedding_lookup(getattr(table, "variables", table), ids)
 
 
 def _dropout(rate: float, part: BertEmbeddings | BertBlock) -> Any:

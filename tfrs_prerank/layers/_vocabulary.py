@@ -48,8 +48,8 @@ def read_tokens(path: Path, needed: Iterable[str]) -> dict[str, int]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty, not UTF-8, holds a token twice or lacks one that
-            is needed.
+        ValueError: the file is empty, not UTF-8, holds a token twice or an empty line,
+            or lacks one that is needed.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -58,6 +58,11 @@ def read_tokens(path: Path, needed: Iterable[str]) -> dict[str, int]:
         )
     tokens: dict[str, int] = {}
     for number, line in enumerate(read_lines(path, str(path))):
+        if not line:
+            raise ValueError(
+                f"{path} has nothing in line {number + 1}; a token's line is its id, "
+                "so put a name there that is not used"
+            )
         if line in tokens:
             raise ValueError(
                 f"{path} holds {line!r} in line {tokens[line] + 1} and line "

@@ -211,7 +211,21 @@ class SentenceBert(tf.keras.layers.Layer):
 
     def call(self, texts: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Encodes texts."""
-        ids, mask = self.tokens(texts)
+        return self.vectors_of(*self.tokens(texts), training=training)
+
+    def vectors_of(
+        self, ids: tf.Tensor, mask: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        """Encodes tokens, as `tokens` gives them.
+
+        Args:
+            ids: int64 `[B, T]`.
+            mask: bool `[B, T]`.
+            training: see the call.
+
+        Returns:
+            See the call.
+        """
         packing = Packing.of(mask)
         x = self.embeddings(packing.pack(ids), packing.places[:, 1], training=training)
         for block in self.blocks:

@@ -327,7 +327,18 @@ def _other_inputs(
     for what, now, then in told:
         if list(now) != list(then):
             return f"its {what} are {', '.join(now)}, before {', '.join(then)}"
+    for name in [] if fields is None else fields.field_names:
+        if _scale(model.schema[name]) != _scale(of.schema[name]):
+            return f"its field {name!r} is declared otherwise"
     return None
+
+
+def _scale(feature: Any) -> list[Any]:
+    """Returns what decides on the meaning and the scale of a field's values."""
+    of_numbers = ("log1p", "standardize", "missing", "per", "smoothing")
+    of_others = ("op", "left", "right", "encoder", "pooling", "tokenizer", "ngrams")
+    names = ("kind", *of_numbers, *of_others)
+    return [getattr(feature, name, None) for name in names]
 
 
 def _other_shape(new: tf.Variable, old: tf.Variable | None) -> str | None:

@@ -9,10 +9,27 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from tfrs_prerank.features.declarations import Text
 from tfrs_prerank.features.documents import DocumentTable
+from tfrs_prerank.features.schema import Schema
 
 CHUNK = 8192
 """Documents that are encoded, hashed or written at once."""
+
+_CHUNK_OF_TEXTS = 128
+
+
+def chunk_of(schema: Schema) -> int:
+    """Returns how many documents are encoded at once.
+
+    A BERT takes megabytes for each text while it runs.
+
+    Args:
+        schema: the declarations.
+    """
+    berts = (f for f in schema.owned_by("doc") if isinstance(f, Text))
+    has_bert = any(feature.encoder == "sentence_bert" for feature in berts)
+    return _CHUNK_OF_TEXTS if has_bert else CHUNK
 
 
 def checked_ids(documents: DocumentTable, doc_id: str) -> np.ndarray:
@@ -24,10 +41,16 @@ def checked_ids(documents: DocumentTable, doc_id: str) -> np.ndarray:
 
     Raises:
         TypeError: the ids are of another type.
+        ValueError: a number does not fit int64.
     """
     ids = np.asarray(documents.ids)
-    if ids.dtype == object and all(isinstance(value, int) for value in ids):
-        ids = ids.astype(np.int64)
+    whole = int | np.integer
+    if ids.dtype == object and all(isinstance(value, whole) for value in ids):
+        ids = np.array([int(value) for value in ids])
+    if ids.dtype.kind == "u" and (ids > np.iinfo(np.int64).max).any():
+        raise ValueError(
+            f"documents.ids: {ids.max()} does not fit int64; declare doc_id='string'"
+        )
     is_integer = np.issubdtype(ids.dtype, np.integer)
     wrong = [value for value in ids[:1] if is_integer != (doc_id == "int64")]
     if not is_integer:
@@ -70,7 +93,7 @@ def check_vectors(vectors: tf.Tensor, ids: np.ndarray) -> None:
     if not finite.all():
         first = ids[~finite].tolist()[0]
         raise ValueError(
-            f"export: the vector of document {first!r} is not finite; one of "
+            f"the vector of document {first!r} is not finite; one of "
             "its numbers is too large, declare that as Numeric(log1p=True)"
         )
 

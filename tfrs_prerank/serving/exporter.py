@@ -22,12 +22,13 @@ from tfrs_prerank.features.declarations import Text
 from tfrs_prerank.features.documents import DocumentTable
 from tfrs_prerank.features.lookups import read_values
 from tfrs_prerank.features.schema import existing_file
+from tfrs_prerank.layers._vocabulary import read_tokens
 from tfrs_prerank.models.prerank import PreRanker
 from tfrs_prerank.progress import track, working
 from tfrs_prerank.serving.documents import (
-    CHUNK,
     check_vectors,
     checked_ids,
+    chunk_of,
     document_hashes,
     write_ids,
 )
@@ -234,11 +235,25 @@ def _check_vocabularies(model: PreRanker) -> None:
             lines = table.lookup(tf.constant(values, table.key_dtype)).numpy()
             if len(lines) != table.size() or (lines != np.arange(len(lines))).any():
                 raise _changed(feature, file)
+    for feature in model.network.schema.features:
+        _check_bert(feature, tables.get(feature.name))
     for name, corpus in model.network.matches.corpora.items():
         feature = model.network.schema[name]
         file = _vocabulary_file(feature)
         if fingerprint_of(file) != corpus.fingerprint:
             raise _changed(feature, file)
+
+
+def _check_bert(feature: Any, strings: Any) -> None:
+    """Raises unless the vocabulary of a BERT is what its model looks up."""
+    bert = getattr(strings, "bert", None)
+    if bert is None or feature.training_only or bert.tokenizer.table is None:
+        return
+    file = existing_file(bert.vocabulary, feature.name, "pretrained")
+    table, tokens = bert.tokenizer.table, list(read_tokens(file, ()))
+    lines = table.lookup(tf.constant(tokens)).numpy()
+    if len(lines) != table.size() or (lines != np.arange(len(lines))).any():
+        raise _changed(feature, file)
 
 
 def _vocabulary_file(feature: Any) -> Path:
@@ -280,10 +295,11 @@ def _write(
         size = int(first[0].shape[1])
         keys = {name: tf.TensorSpec.from_tensor(key) for name, key in first[1].items()}
         table = ServedTable(ids, ids_file, size, keys, fingerprint(model))
-        starts = range(0, len(ids), CHUNK)
+        chunk = chunk_of(network.schema)
+        starts = range(0, len(ids), chunk)
         hashes = np.empty(len(ids), np.uint64)
         for start in track(starts, "encoding documents"):
-            end = min(start + CHUNK, len(ids))
+            end = min(start + chunk, len(ids))
             vectors, keys_here = encode(_slice(columns, start, end))
             check_vectors(vectors, ids[start:end])
             table.fill(start, vectors, keys_here)
@@ -366,6 +382,8 @@ def _portable(schema: dict[str, Any], assets: Path) -> dict[str, Any]:
         feature = dict(feature)
         if "vocabulary" in feature:
             feature["vocabulary"] = _asset_name(Path(feature["vocabulary"]), assets)
+        if "pretrained" in feature:
+            feature["pretrained"] = Path(feature["pretrained"]).name
         if "statistics" in feature:
             feature["statistics"] = Path(feature["statistics"]).name
         features.append(feature)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+import tensorflow_text  # noqa: F401 - exports of texts hold its ops
+from tensorflow.core.protobuf import fingerprint_pb2
 
 from tfrs_prerank.declaration import nearest
 from tfrs_prerank.features.documents import DocumentTable
@@ -22,6 +24,7 @@ from tfrs_prerank.serving.documents import (
     CHUNK,
     check_vectors,
     checked_ids,
+    chunk_of,
     document_hashes,
     write_ids,
 )
@@ -40,6 +43,7 @@ from tfrs_prerank.serving.warmup import replay
 
 _VARIABLES = "variables/variables"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +92,7 @@ def refresh_documents(
     BM25, and vocabularies: a value that the training did not know is unknown still.
 
     The version is written beside its place, its warm-up requests are replayed, and only
-    then it is renamed.
+    then it is renamed. Files of your own in `assets.extra` are not carried over.
 
     Args:
         directory: the model's directory, such as `saved_models/movielens`.
@@ -138,19 +142,22 @@ def refresh_documents(
     loaded = tf.saved_model.load(str(before))
     _check_ties(loaded, manifest, before)
 
-    old_hashes = np.load(before / HASHES)
     old_ids = _plain(loaded.table.ids.numpy())
+    old_hashes = _old_hashes(before, len(old_ids))
     rows = pd.Index(old_ids).get_indexer(pd.Index(ids))
     hashes = _hashes(columns, len(ids))
     kept = rows >= 0
     kept[kept] = hashes[kept] == old_hashes[rows[kept]]
     found = int((rows >= 0).sum())
-    arrays = _encoded(loaded, ids, columns, rows, kept)
+    chunk = chunk_of(schema)
+    arrays = _encoded(loaded, ids, columns, rows, kept, chunk)
     arrays["table/ids"] = ids
     if fuse:
         now = dict(zip(schema.task_names, loaded.fusion.numpy().tolist(), strict=True))
-        manifest["fuse"] = {**now, **fuse}
-        arrays["fusion"] = np.array(list(manifest["fuse"].values()), np.float32)
+        now |= fuse
+        arrays["fusion"] = np.array(list(now.values()), np.float32)
+        for of_task in manifest["schema"]["tasks"]:
+            of_task["fuse"] = now[of_task["name"]]
     lengths = [int(length) for length in manifest["latency_ms"]]
     count = len(ids)
     del columns, loaded, old_ids
@@ -208,10 +215,13 @@ def _manifest(version: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path} is not there, so {version} is no whole export of tfrs_prerank; "
-            "export again"
+            "export again, or name an earlier version with previous="
         ) from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}); export again") from None
+        raise ValueError(
+            f"{path} is no JSON ({error}); export again, or name an earlier version "
+            "with previous="
+        ) from None
     return manifest
 
 
@@ -228,28 +238,46 @@ def _check_fuse(schema: Schema, fuse: Mapping[str, float] | None) -> None:
             raise KeyError(
                 f"fuse: no task {name!r}; {nearest(name, schema.task_names)}"
             )
-        if not np.isfinite(weight):
-            raise ValueError(f"fuse: {name} must be finite. Received: {weight}")
+        is_number = isinstance(weight, int | float)
+        if not is_number or not abs(weight) <= _LARGEST:
+            raise ValueError(
+                f"fuse: {name} must be a number that fits float32. Received: {weight!r}"
+            )
 
 
 def _check_ties(loaded: Any, manifest: Mapping[str, Any], version: Path) -> None:
     """Checks that towers, table and manifest are of one model."""
     if not hasattr(loaded, "weights") or not hasattr(loaded.table, "made_by"):
         raise ValueError(
-            f"{version} was written by tfrs_prerank "
-            f"{manifest['versions']['tfrs_prerank']}, which could not refresh; export "
-            "again"
+            f"{version} was written before exports could be refreshed; export again"
         )
     towers = digest_of(loaded.weights)
     table = loaded.table.made_by.numpy().decode()
-    for what, found in (("towers", towers), ("table", table)):
+    for what, found in (("towers", towers), ("documents table", table)):
         if found != manifest["fingerprint"]:
             raise ValueError(
-                f"{version}: the {what} are not of the model that the export names. "
+                f"{version}: the {what} and the manifest are not of one model. "
                 f"Received: fingerprint {found[:16]}, expected "
                 f"{manifest['fingerprint'][:16]}; files of several versions were "
                 "mixed, export again"
             )
+
+
+def _old_hashes(version: Path, count: int) -> np.ndarray:
+    """Reads the hashes of the columns that a table was made of."""
+    path = version / HASHES
+    try:
+        hashes: np.ndarray = np.load(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); export again, or name an earlier "
+            "version with previous="
+        ) from None
+    if len(hashes) != count:
+        raise ValueError(
+            f"{path} holds {len(hashes)} hashes of {count} documents; export again"
+        )
+    return hashes
 
 
 def _hashes(columns: Mapping[str, np.ndarray], count: int) -> np.ndarray:
@@ -268,6 +296,7 @@ def _encoded(
     columns: Mapping[str, np.ndarray],
     rows: np.ndarray,
     kept: np.ndarray,
+    chunk: int,
 ) -> dict[str, np.ndarray]:
     """Returns the table's arrays by the variable's path, copied or encoded."""
     table = loaded.table
@@ -279,8 +308,8 @@ def _encoded(
         arrays[name][kept] = values[rows[kept]]
     (fresh,) = np.nonzero(~kept)
     encode = loaded.signatures["encode_docs"]
-    for start in track(range(0, len(fresh), CHUNK), "encoding documents"):
-        part = fresh[start : start + CHUNK]
+    for start in track(range(0, len(fresh), chunk), "encoding documents"):
+        part = fresh[start : start + chunk]
         inputs = {name: tf.constant(column[part]) for name, column in columns.items()}
         vectors = encode(**inputs)["doc_vector"]
         check_vectors(vectors, ids[part])
@@ -339,6 +368,13 @@ def _write_variables(
         shape_and_slices=[""] * len(names),
         tensors=tensors,
     )
+    # TensorFlow's own fingerprint names the checkpoint, by the hash of its index.
+    path = temporary / "fingerprint.pb"
+    found = fingerprint_pb2.FingerprintDef.FromString(path.read_bytes())
+    index = (temporary / f"{_VARIABLES}.index").read_bytes()
+    hashed = tf.fingerprint(tf.constant([index])).numpy().view(np.uint64)
+    found.checkpoint_hash = int(hashed[0, 0])
+    path.write_bytes(found.SerializeToString())
 
 
 def _plain(ids: np.ndarray) -> np.ndarray:

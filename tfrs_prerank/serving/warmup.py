@@ -112,7 +112,7 @@ def replay(
         for key, value in outputs.items():
             if value.dtype.is_floating and not np.isfinite(value.numpy()).all():
                 raise ValueError(
-                    f"export: {name}.{key} is not finite; the model's weights are "
+                    f"{name}.{key} is not finite; the model's weights are "
                     "broken, train it again"
                 )
         if name == "serving_default":
