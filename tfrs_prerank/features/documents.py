@@ -178,7 +178,7 @@ def as_array(values: Any, column: Column) -> np.ndarray:
 def _checked(array: np.ndarray, column: Column) -> np.ndarray:
     """Returns a flat array in the declared type, or says what is wrong with it."""
     if column.dtype == "string":
-        if len(array) and array.dtype.kind not in "SU":
+        if len(array) and array.dtype.kind not in "SU" and not _all_strings(array):
             for value in array:
                 if not isinstance(value, str | bytes):
                     raise _wrong_type(value, column, "strings")
@@ -210,6 +210,13 @@ def _checked(array: np.ndarray, column: Column) -> np.ndarray:
             "a sentinel and declare it as Numeric(missing=...)"
         )
     return array
+
+
+def _all_strings(array: np.ndarray) -> bool:
+    """Says whether all are strings, or all bytes, without a loop in Python."""
+    import pandas as pd  # costs a third of a second, and not every command reads tables
+
+    return pd.api.types.infer_dtype(array, skipna=False) in ("string", "bytes")
 
 
 def _listed(row: Any, column: Column) -> list[Any]:

@@ -54,7 +54,9 @@ def checked_ids(documents: DocumentTable, doc_id: str) -> np.ndarray:
     is_integer = np.issubdtype(ids.dtype, np.integer)
     wrong = [value for value in ids[:1] if is_integer != (doc_id == "int64")]
     if not is_integer:
-        wrong += [value for value in ids if not isinstance(value, str | bytes)][:1]
+        kind = pd.api.types.infer_dtype(ids, skipna=False)
+        if kind not in ("string", "bytes"):
+            wrong += [value for value in ids if not isinstance(value, str | bytes)][:1]
     if wrong:
         value = wrong[0].item() if isinstance(wrong[0], np.generic) else wrong[0]
         raise TypeError(
@@ -63,6 +65,8 @@ def checked_ids(documents: DocumentTable, doc_id: str) -> np.ndarray:
         )
     if is_integer:
         return ids.astype(np.int64, copy=False)
+    if pd.api.types.infer_dtype(ids, skipna=False) == "string":
+        return ids.astype(object)
     texts = (
         value.decode() if isinstance(value, bytes) else str(value) for value in ids
     )
