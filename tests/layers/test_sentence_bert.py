@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,17 @@ def test_a_text_does_not_depend_on_its_neighbours(folder: Path) -> None:
         alone = layer(tf.constant([text])).numpy()[0]
         np.testing.assert_allclose(alone, together[number], rtol=1e-4, atol=1e-5)
     assert layer(tf.constant([], tf.string)).shape == (0, 12)
+
+
+def test_a_table_that_is_cut_in_parts_gives_the_same(folder: Path) -> None:
+    """As parameter servers cut it, in the order of its rows."""
+    layer = SentenceBert.from_pretrained(folder)
+    expected = layer(tf.constant(TEXTS))
+    words = layer.embeddings.words
+    first = (int(words.shape[0]) + 1) // 2
+    parts = [tf.Variable(words[:first]), tf.Variable(words[first:])]
+    layer.embeddings.words = types.SimpleNamespace(variables=parts)
+    np.testing.assert_array_equal(layer(tf.constant(TEXTS)), expected)
 
 
 def real_model() -> Path:
