@@ -381,7 +381,7 @@ def exact_signatures(folder, count, k, tasks=("click", "like")):
     ids = 1000 + np.arange(count)
     file = folder / "ids.txt"
     file.write_text("".join(f"{value}\n" for value in ids))
-    table = ServedTable(ids, file, 4 * len(tasks), {})
+    table = ServedTable(ids, file, 4 * len(tasks), {}, "weights")
     rng = np.random.default_rng(0)
     vectors = np.zeros([count, len(tasks), 4], np.float32)
     for row in range(count):

@@ -15,7 +15,7 @@ def table_of(folder, ids, size=2, keys=None) -> ServedTable:
     file = folder / "ids.txt"
     file.write_text("".join(f"{value}\n" for value in ids), "utf-8")
     array = np.array(ids, object) if isinstance(ids[0], str) else np.array(ids)
-    return ServedTable(array, file, size, keys or {})
+    return ServedTable(array, file, size, keys or {}, "weights")
 
 
 def test_strings_are_found_as_they_are_written(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -120,12 +118,11 @@ def test_lengths_of_an_export_are_those_asked_for_each_once(small):
 
 def test_a_record_with_a_missing_input_fails_the_export(tmp_path, monkeypatch):
     def without_user(*args):
-        for name, inputs in warmup.warmup_inputs(*args):
+        for name, inputs in warmup_inputs(*args):
             inputs.pop("user", None)
             yield name, inputs
 
-    module = sys.modules[export.__module__]
-    monkeypatch.setattr(module, "warmup_inputs", without_user)
+    monkeypatch.setattr(warmup, "warmup_inputs", without_user)
     with pytest.raises(Exception, match="user"):
         export(small_model(), small_documents(3), tmp_path, warmup_lengths=(2,))
     assert list(tmp_path.iterdir()) == []

@@ -211,7 +211,7 @@ def _check_weights(model: PreRanker) -> None:
 
     A replay would see only the rows of an embedding that its requests look up.
     """
-    for variable in read_by(model.network)[0]:
+    for variable in [*read_by(model.network)[0], model.network.fusion.weight]:
         if not variable.dtype.is_floating:
             continue
         if not bool(tf.reduce_all(tf.math.is_finite(variable))):
