@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfrs_prerank import Categorical, Schema, Sequence, Task, Text
-from tfrs_prerank.features.encoders import FieldEncoder, embedding_tables, make_tables
+from tfrs_prerank.features.encoders import FieldEncoder, distinct_tables, make_tables
 from tfrs_prerank.features.strings import StringEncoder, encode_lists
 
 CITY = Categorical("city", "doc", buckets=3)
@@ -49,7 +49,7 @@ def test_a_shared_table_has_filters_of_each_text():
     assert tables["title"].table is tables["query"].table is tables["body"].table
     assert tables["title"].cnn is not tables["query"].cnn
     assert tables["body"].cnn is None
-    assert len(embedding_tables({k: tables[k] for k in ("query", "title")})) == 1
+    assert len(distinct_tables({k: tables[k] for k in ("query", "title")})) == 1
 
 
 def test_a_text_may_share_one_that_is_declared_later():

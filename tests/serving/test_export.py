@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.models.tiny_bert import tiny_bert
 from tests.processes import four_replicas
 from tests.serving.export_models import (
     batch_of,
@@ -737,3 +738,26 @@ def test_vocabularies_of_one_file_name(tmp_path):
 def test_what_was_exported_cannot_be_changed(small):
     with pytest.raises(dataclasses.FrozenInstanceError):
         small.exported.version = 2
+
+
+def test_the_vocabulary_of_a_bert_that_changed(tmp_path):
+    folder = tiny_bert(tmp_path / "bert", seed=1)
+    words = {"tokenizer": "wordpiece", "encoder": "sentence_bert"}
+    schema = Schema(
+        [
+            Text("query", "query", pretrained=str(folder), **words),
+            Categorical("city", "doc", buckets=5),
+        ],
+        [Task("click")],
+    )
+    model = PreRanker(schema, Tower(units=()), Tower(units=()))
+    path = folder / "vocab.txt"
+    lines = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([*lines[:-2], lines[-1], lines[-2]]) + "\n", "utf-8")
+    documents = DocumentTable(np.array(["a"], object), {"city": ["x"]})
+    with pytest.raises(ValueError, match=r"query.*has changed since the model was"):
+        export(model, documents, tmp_path / "model")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"query\.pretrained: no file at"):
+        export(model, documents, tmp_path / "model")
+    assert not versions_of(tmp_path / "model")

@@ -449,7 +449,7 @@ def make_tables(
     return tables
 
 
-def embedding_tables(tables: Tables) -> list[EmbeddingTable]:
+def distinct_tables(tables: Tables) -> list[EmbeddingTable]:
     """Returns all embedding tables, those within string encoders too, each once.
 
     Args:

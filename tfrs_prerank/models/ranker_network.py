@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfrs_prerank.features.encoders import (
     Tables,
-    embedding_tables,
+    distinct_tables,
     make_tables,
 )
 from tfrs_prerank.features.match import Matches
@@ -110,10 +110,10 @@ class RankerNetwork(tf.keras.layers.Layer):
 
     def penalties_apart_from(self, tables: Tables) -> list[tf.Tensor]:
         """Returns the penalties of the last call but those of some shared tables."""
-        shared = {id(table) for table in embedding_tables(tables)}
+        shared = {id(table) for table in distinct_tables(tables)}
         return [
             loss
-            for table in embedding_tables(self.tables)
+            for table in distinct_tables(self.tables)
             if id(table) not in shared
             for loss in table.losses
         ]

@@ -232,8 +232,7 @@ def _check_vocabularies(model: PreRanker) -> None:
         # A Fast WordPiece vocabulary is in the graph, not in an asset.
         for table in tables[feature.name].lookups:
             values = read_values(file, feature.name, table.key_dtype.name)
-            lines = table.lookup(tf.constant(values, table.key_dtype)).numpy()
-            if len(lines) != table.size() or (lines != np.arange(len(lines))).any():
+            if not _has_lines(table, values):
                 raise _changed(feature, file)
     for feature in model.network.schema.features:
         _check_bert(feature, tables.get(feature.name))
@@ -250,10 +249,14 @@ def _check_bert(feature: Any, strings: Any) -> None:
     if bert is None or feature.training_only or bert.tokenizer.table is None:
         return
     file = existing_file(bert.vocabulary, feature.name, "pretrained")
-    table, tokens = bert.tokenizer.table, list(read_tokens(file, ()))
-    lines = table.lookup(tf.constant(tokens)).numpy()
-    if len(lines) != table.size() or (lines != np.arange(len(lines))).any():
+    if not _has_lines(bert.tokenizer.table, list(read_tokens(file, ()))):
         raise _changed(feature, file)
+
+
+def _has_lines(table: tf.lookup.StaticHashTable, values: list[Any]) -> bool:
+    """Says whether a table was filled from a file with these lines."""
+    lines = table.lookup(tf.constant(values, table.key_dtype)).numpy()
+    return bool(np.array_equal(lines, np.arange(int(table.size()))))
 
 
 def _vocabulary_file(feature: Any) -> Path:
