@@ -75,6 +75,7 @@ def test_training_refuses_a_foreign_folder_before_it_begins(config, data, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow  # takes long
 def test_an_interrupted_training_goes_on_only_as_it_was(
     config, data, tmp_path, monkeypatch
 ):

@@ -94,6 +94,7 @@ def test_embeddings_begin_at_given_vectors(
     assert " parameters: 0.0 MiB of weights" in said[0]
 
 
+@pytest.mark.slow  # takes long
 def test_what_was_learned_wins_over_given_vectors(
     config: Config,
     data: Path,
@@ -109,6 +110,7 @@ def test_what_was_learned_wins_over_given_vectors(
     assert model.epochs_trained == 0
 
 
+@pytest.mark.slow  # takes long
 def test_a_run_may_go_on_in_its_own_place(
     config: Config, data: Path, run: Path, tmp_path: Path
 ) -> None:
@@ -145,6 +147,7 @@ def interrupted(
     return tmp_path / "run"
 
 
+@pytest.mark.slow  # takes long
 def test_what_is_resumed_begins_once_and_with_the_same(
     config: Config, data: Path, run: Path, interrupted: Path
 ) -> None:

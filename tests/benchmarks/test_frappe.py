@@ -265,6 +265,7 @@ def test_distances_have_the_tolerance_of_the_plain_model(frappe):
     ]
 
 
+@pytest.mark.slow  # takes long
 def test_a_seed_gives_one_result_and_the_best_epoch_stays(frappe, files):
     data = frappe.read(files / "frappe")
     found = []

@@ -72,6 +72,7 @@ def test_a_loop_with_other_values_is_refused(script, monkeypatch):
         script.looped("MRR", batches, script.SMALL)
 
 
+@pytest.mark.slow  # takes long
 def test_a_small_run_reports_all_tables(script, tmp_path, capsys):
     options = script.measuring.parser("", "metrics").parse_args(
         ["--small", "--results", str(tmp_path / "metrics.jsonl")]

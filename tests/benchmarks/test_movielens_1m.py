@@ -182,6 +182,7 @@ def test_the_chosen_are_plain_the_best_five_and_the_worst_two_below(script):
     assert script.confirmed(screen) == [script.PLAIN, "a", "g"]
 
 
+@pytest.mark.slow  # takes long
 def test_the_best_epoch_is_kept_and_the_test_part_only_read_by_the_chosen(
     script, ratings_module, data_dir
 ):

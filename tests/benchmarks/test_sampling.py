@@ -27,6 +27,7 @@ def tables(script, tmp_path_factory):
     return json.loads(line)["tables"]
 
 
+@pytest.mark.slow  # takes long
 def test_a_small_run_has_the_ratios_of_its_numbers(script, tables):
     def ratio(above, below):
         return pytest.approx(above / below, rel=0.011)  # of rounded numbers
@@ -45,6 +46,7 @@ def test_a_small_run_has_the_ratios_of_its_numbers(script, tables):
     )
 
 
+@pytest.mark.slow  # takes long
 def test_requests_are_those_that_were_prepared(script, tmp_path):
     made = script.funnel.simulate(script.SMALL)
     made.write(tmp_path / "log")

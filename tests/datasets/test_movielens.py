@@ -745,6 +745,7 @@ def real():
     pytest.skip("needs MovieLens-100K: the package recbole, or ml-100k/ in the data")
 
 
+@pytest.mark.slow  # takes long
 def test_real_counts(real):
     report = real.report
     assert report["ratings"] == 100_000

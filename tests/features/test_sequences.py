@@ -397,6 +397,7 @@ def test_records_hold_the_times(reader: Any) -> None:
         assert batch["time"][row].numpy() == request["time"]
 
 
+@pytest.mark.slow  # takes long
 def test_three_horizons_train(schema: Schema, reader: Any) -> None:
     model = model_of(schema)
     before = [v.numpy() for v in model.network.trainable_variables]
@@ -417,6 +418,7 @@ def test_three_horizons_train(schema: Schema, reader: Any) -> None:
     assert tables["searches"] is tables["query"]
 
 
+@pytest.mark.slow  # takes long
 def test_each_sequence_reaches_the_scores(schema: Schema, reader: Any) -> None:
     model = model_of(schema)
     model.fit(reader, verbose=0)

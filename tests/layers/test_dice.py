@@ -164,6 +164,7 @@ def _four_replicas_equal_one() -> None:
     assert not np.allclose(one.moving_mean, 0)
 
 
+@pytest.mark.slow  # takes long
 def test_four_replicas_equal_one(on_replicas: Replicas) -> None:
     on_replicas(_four_replicas_equal_one)
 

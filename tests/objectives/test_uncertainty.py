@@ -102,6 +102,7 @@ def test_a_term_without_a_usable_list_keeps_its_variance() -> None:
     np.testing.assert_array_equal(last, second)
 
 
+@pytest.mark.slow  # takes long
 def test_the_variance_goes_to_twice_the_mean() -> None:
     layer, optimizer = UncertaintyWeights(WEIGHTS), LazyAdam(0.05)
     for _ in range(400):

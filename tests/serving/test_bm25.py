@@ -98,6 +98,7 @@ def test_the_table_holds_what_the_model_computes(served):
         np.testing.assert_array_equal(key.numpy(), expected[name])
 
 
+@pytest.mark.slow  # takes long
 def test_the_graph_does_not_grow_with_the_corpus(tmp_path):
     sizes = []
     for count in (10, 100_000):

@@ -139,6 +139,7 @@ def test_a_table_of_int64_ids_grows(small, tmp_path):
     assert (manifest["documents"], manifest["refreshed_from"]) == (50, 7)
 
 
+@pytest.mark.slow  # takes long
 def test_weights_of_the_fusion_change(full, copied):
     refreshed = refresh_documents(copied, full.documents, fuse={"like": 5.0})
     loaded = tf.saved_model.load(str(refreshed.path))
@@ -156,6 +157,7 @@ def test_weights_of_the_fusion_change(full, copied):
     assert [task.get("fuse", 1.0) for task in manifest["schema"]["tasks"]] == [1.0, 5.0]
 
 
+@pytest.mark.slow  # takes long
 def test_the_session_loader_reads_it(full, copied):
     """That of TF1, which restores variables by the names in the graph."""
     now = taken(full.documents, [2, 0])
